@@ -1,0 +1,1 @@
+"""Measurements that can be compared, or are refused."""

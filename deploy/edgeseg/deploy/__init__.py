@@ -1,0 +1,1 @@
+"""From a bundle to a device, and back when it fails."""

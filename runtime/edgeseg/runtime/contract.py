@@ -1,0 +1,142 @@
+"""The contract between training, export and device: what goes in, what comes out, how a frame is fitted.
+
+Normalisation and argmax are inside the graph; all that is left outside is bringing a camera's frame to the graph's
+size and the mask back. Training's evaluation, calibration and the device all do that here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import cv2
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from edgeseg.runtime.errors import FrameError
+from edgeseg.runtime.frame import Image, Mask
+
+Fit = Literal["stretch", "letterbox", "crop"]
+Colour = tuple[
+    Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
+]
+
+PAD_LEVEL = 127
+"""Grey of letterbox bars: the graph normalises by (x - 127) / 128, so the network sees zero there."""
+
+
+class Contract(BaseModel):
+    """Input size, fit and classes of a network. Frozen; validated on construction."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    height: int = Field(ge=32, le=8192)
+    width: int = Field(ge=32, le=8192)
+    fit: Fit = "letterbox"
+    classes: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(min_length=1, max_length=255)
+    palette: tuple[Colour, ...]
+    """RGB, one per class."""
+    ignore_index: int = Field(ge=0, le=255)
+    """Label value that is scored nowhere, and mask value where the network saw nothing."""
+
+    @model_validator(mode="after")
+    def _classes_agree(self) -> Contract:
+        if len(self.palette) != len(self.classes):
+            raise ValueError(f"{len(self.palette)} palette colours for {len(self.classes)} classes")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("class names are not unique")
+        if self.ignore_index < len(self.classes):
+            raise ValueError(f"ignore_index {self.ignore_index} is also a class index")
+        return self
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        return self.height, self.width
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Window:
+    """A rectangle in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+
+def _centred(outer_hw: tuple[int, int], inner_hw: tuple[int, int]) -> Window:
+    height, width = (min(i, o) for i, o in zip(inner_hw, outer_hw, strict=True))
+    return Window(top=(outer_hw[0] - height) // 2, left=(outer_hw[1] - width) // 2, height=height, width=width)
+
+
+class Fitter:
+    """Carries frames of one size to a contract's size and masks back.
+
+    `stretch` scales each axis by itself; `letterbox` keeps the aspect and fills with grey; `crop` keeps the aspect
+    and cuts what is over, so the cut border of the source has no prediction (`ignore_index`).
+
+    Not thread-safe: `fit` returns a buffer that its next call overwrites.
+    """
+
+    def __init__(self, contract: Contract, source_hw: tuple[int, int]) -> None:
+        self.contract, self.source_hw = contract, source_hw
+        target_hw = contract.size_hw
+        ratios = [t / s for t, s in zip(target_hw, source_hw, strict=True)]
+        if contract.fit == "letterbox":
+            scale = min(ratios)
+            inner = tuple(max(1, round(s * scale)) for s in source_hw)
+            self.source, self.target = _centred(source_hw, source_hw), _centred(target_hw, (inner[0], inner[1]))
+        elif contract.fit == "crop":
+            scale = max(ratios)
+            seen = tuple(max(1, round(t / scale)) for t in target_hw)
+            self.source, self.target = _centred(source_hw, (seen[0], seen[1])), _centred(target_hw, target_hw)
+        else:
+            self.source, self.target = _centred(source_hw, source_hw), _centred(target_hw, target_hw)
+        shrink = max(self.source.height / self.target.height, self.source.width / self.target.width)
+        # Exact bilinear gives the same bytes on every CPU; past 2:1 it would skip pixels, so area averages them.
+        self._interpolation = cv2.INTER_AREA if shrink > 2 else cv2.INTER_LINEAR_EXACT
+        self._input = np.full((1, *target_hw, 3), PAD_LEVEL, np.uint8)
+
+    def fit(self, frame_bgr: Image) -> Image:
+        """Bring `frame_bgr` (H, W, 3 uint8) to the contract's size.
+
+        Returns (1, h, w, 3) uint8, reused by the next call. Raises `FrameError` if the frame has another size, dtype
+        or channel count than this fitter's.
+        """
+        if frame_bgr.shape != (*self.source_hw, 3) or frame_bgr.dtype != np.uint8:
+            raise FrameError(
+                f"frame of shape {frame_bgr.shape}, {frame_bgr.dtype}",
+                expected=f"{(*self.source_hw, 3)}, uint8",
+                fix="convert the frame to 8-bit BGR",
+            )
+        self._resize(frame_bgr, self._input[0], self._interpolation)
+        return self._input
+
+    def fit_mask(self, mask: Mask) -> Mask:
+        """Bring labels (H, W uint8) to the contract's size; bars get the ignore index. Returns a new array."""
+        fitted = np.full(self.contract.size_hw, self.contract.ignore_index, np.uint8)
+        self._resize(mask, fitted, cv2.INTER_NEAREST_EXACT)
+        return fitted
+
+    def unfit(self, mask: Mask) -> Mask:
+        """Bring a mask (h, w uint8) of the contract's size back to the source's size. Returns a new array."""
+        inner = mask[self.target.slices]
+        size_wh = (self.source.width, self.source.height)
+        if (self.source.height, self.source.width) == self.source_hw:
+            if inner.shape == self.source_hw:
+                return inner.copy()
+            return cv2.resize(inner, size_wh, interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[return-value]
+        whole = np.full(self.source_hw, self.contract.ignore_index, np.uint8)
+        whole[self.source.slices] = cv2.resize(inner, size_wh, interpolation=cv2.INTER_NEAREST_EXACT)
+        return whole
+
+    def _resize(self, image: Image | Mask, out: Image | Mask, interpolation: int) -> None:
+        inner, target = image[self.source.slices], out[self.target.slices]
+        if inner.shape == target.shape:
+            target[...] = inner
+        else:
+            target[...] = cv2.resize(inner, (self.target.width, self.target.height), interpolation=interpolation)
