@@ -1,0 +1,86 @@
+"""The network's shapes, its pretrained weights and the folding of batch norms."""
+
+from __future__ import annotations
+
+import copy
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgeseg.train.network import ConvNorm, Lite0, SegmentationNetwork, fold_batch_norms
+
+
+@pytest.fixture(scope="module")
+def network() -> SegmentationNetwork:
+    torch.manual_seed(0)
+    built = SegmentationNetwork(5)
+    built.backbone.load_pretrained()
+    return built.eval()
+
+
+@torch.no_grad()
+def test_logits_have_the_input_size(network: SegmentationNetwork) -> None:
+    assert network(torch.zeros(2, 3, 64, 96)).shape == (2, 5, 64, 96)
+
+
+@torch.no_grad()
+def test_features_come_at_strides_4_to_32(network: SegmentationNetwork) -> None:
+    features = network.backbone(torch.zeros(1, 3, 64, 96))
+    assert [tuple(f.shape[1:]) for f in features] == [(24, 16, 24), (40, 8, 12), (112, 4, 6), (320, 2, 3)]
+
+
+@torch.no_grad()
+def test_pretrained_backbone_knows_a_drawn_disc_from_noise(network: SegmentationNetwork) -> None:
+    """ImageNet features answer to shapes: a fresh backbone's features barely tell a disc from flat grey."""
+    disc = np.zeros((64, 64, 3), np.uint8)
+    cv2.circle(disc, (32, 32), 20, (30, 60, 220), -1)
+    flat = np.full_like(disc, disc.mean())
+
+    def difference(backbone: Lite0) -> float:
+        inputs = (torch.from_numpy(np.stack([disc, flat])).permute(0, 3, 1, 2).float() - 127) / 128
+        last = backbone(inputs)[-1]
+        return float((last[0] - last[1]).norm() / last.norm())
+
+    torch.manual_seed(1)
+    assert difference(network.backbone) > 2 * difference(Lite0().eval())
+
+
+@torch.no_grad()
+def test_folded_network_gives_the_same_logits_with_no_batch_norm_left(network: SegmentationNetwork) -> None:
+    torch.manual_seed(2)
+    unfolded = copy.deepcopy(network)
+    for module in unfolded.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    folded = copy.deepcopy(unfolded)
+    fold_batch_norms(folded)
+    x = torch.randn(1, 3, 64, 96)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    torch.testing.assert_close(folded(x), unfolded(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kernel", "before", "after"), [(3, 0, 1), (5, 1, 2)])
+@torch.no_grad()
+def test_stride_two_pads_as_tensorflow_does(kernel: int, before: int, after: int) -> None:
+    """An even input under stride 2 takes its odd padding at the bottom and right."""
+    layer = ConvNorm(1, 1, kernel, stride=2).eval()
+    conv = next(m for m in layer if isinstance(m, nn.Conv2d))
+    nn.init.ones_(conv.weight)
+    corner = torch.zeros(1, 1, 8, 8)
+    corner[..., 0, 0] = 1
+    seen = (layer(corner)[0, 0] > 0).sum().item()
+    assert seen == 1  # with symmetric padding the first pixel of a 5x5 kernel would still be seen once
+    last = torch.zeros(1, 1, 8, 8)
+    last[..., 7, 7] = 1
+    rows = (layer(last)[0, 0] > 0).sum().item()
+    assert rows == (1 if kernel == 3 else 4) and after == before + 1
+
+
+def test_every_operator_is_one_that_tensorrt_runs_in_int8(network: SegmentationNetwork) -> None:
+    allowed = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.ZeroPad2d, nn.Dropout2d, nn.Identity)
+    leaves = [m for m in network.modules() if not list(m.children())]
+    assert {type(m).__name__ for m in leaves if not isinstance(m, allowed)} == set()

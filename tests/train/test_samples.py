@@ -1,0 +1,110 @@
+"""Augmented samples: the image and its labels stay together, and randomness comes from (seed, epoch, index) alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgeseg.runtime.contract import Contract
+from edgeseg.runtime.dataset import Dataset, load_dataset
+from edgeseg.runtime.errors import TrainError
+from edgeseg.train.config import TrainConfig
+from edgeseg.train.loop import contract_of
+from edgeseg.train.samples import NETWORK_IGNORE, TrainingSamples, to_network
+
+CONFIG = TrainConfig(height=64, width=96, crop=1.0)
+
+
+@pytest.fixture
+def dataset(street_dataset: Path) -> Dataset:
+    return load_dataset(street_dataset)
+
+
+def _samples(dataset: Dataset, config: TrainConfig = CONFIG) -> TrainingSamples:
+    return TrainingSamples(dataset, contract_of(dataset, config), config)
+
+
+def test_sample_has_the_networks_shape_range_and_labels(dataset: Dataset) -> None:
+    image, labels = _samples(dataset)[0]
+    assert (image.shape, image.dtype) == ((3, 64, 96), torch.float32)
+    assert (labels.shape, labels.dtype) == ((64, 96), torch.int64)
+    assert image.min() >= -1 and image.max() <= 1
+    assert set(labels.unique().tolist()) <= {*range(11), NETWORK_IGNORE}
+
+
+def test_same_seed_epoch_and_index_give_the_same_sample_in_any_order(dataset: Dataset) -> None:
+    forwards = [_samples(dataset)[i][0] for i in range(4)]
+    again = _samples(dataset)
+    for index in (3, 1, 0, 2):
+        assert torch.equal(again[index][0], forwards[index])
+
+
+def test_epochs_and_seeds_differ(dataset: Dataset) -> None:
+    samples = _samples(dataset)
+    first = samples[0][0]
+    samples.set_epoch(1)
+    assert not torch.equal(samples[0][0], first)
+    other = _samples(dataset, TrainConfig(height=64, width=96, crop=1.0, seed=1))
+    assert not torch.equal(other[0][0], first)
+
+
+def test_labels_move_with_the_image(tmp_path: Path) -> None:
+    """White pixels are class 1 and black ones class 0, so after any augmentation brightness still tells the class."""
+    import cv2
+
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    mask = (np.add.outer(np.arange(64) // 16, np.arange(96) // 16) % 2).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), np.repeat(mask[..., None] * 255, 3, axis=2))
+    cv2.imwrite(str(tmp_path / "masks" / "a.png"), mask)
+    (tmp_path / "dataset.toml").write_text(
+        'name="chess"\nignore_index=255\nclasses=["black","white"]\npalette=[[0,0,0],[255,255,255]]\n'
+        '[splits.train]\nimages="images"\nmasks="masks"\n'
+    )
+    samples = _samples(load_dataset(tmp_path))
+    agreement = []
+    for epoch in range(20):
+        samples.set_epoch(epoch)
+        image, labels = samples[0]
+        known = labels != NETWORK_IGNORE
+        middle = (image.max() + image.min()) / 2
+        agreement.append(float(((image.mean(0) > middle) == (labels == 1))[known].float().mean()))
+    assert np.median(agreement) > 0.95
+
+
+def test_synthetic_share_adds_frames_that_change_with_the_epoch(dataset: Dataset) -> None:
+    samples = _samples(dataset, TrainConfig(height=64, width=96, crop=1.0, synthetic=0.2))
+    assert len(samples) == 12
+    first = samples[11][0]
+    samples.set_epoch(1)
+    assert not torch.equal(samples[11][0], first)
+
+
+def test_synthetic_frames_for_other_classes_are_refused(dataset: Dataset) -> None:
+    contract = Contract(height=64, width=96, classes=("a", "b"), palette=((0, 0, 0), (1, 1, 1)), ignore_index=255)
+    with pytest.raises(TrainError, match=r"synthetic.*--synthetic"):
+        TrainingSamples(dataset, contract, TrainConfig(height=64, width=96, synthetic=0.1))
+
+
+def test_network_input_is_rgb_in_minus_one_to_one() -> None:
+    bgr = np.zeros((1, 1, 3), np.uint8)
+    bgr[0, 0] = (255, 127, 0)
+    assert to_network(bgr)[:, 0, 0].tolist() == [-127 / 128, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"height": 100}, "height is 100.*multiple of 32"),
+        ({"synthetic": 2.0}, "synthetic is 2.0"),
+        ({"splits": ()}, "splits is "),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+    ],
+)
+def test_config_refuses_a_value_out_of_range(setting: dict[str, object], message: str) -> None:
+    with pytest.raises(TrainError, match=message):
+        TrainConfig.of(**setting)

@@ -1,0 +1,51 @@
+"""A network in PyTorch behind the same door as a bundle's backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgeseg.runtime.contract import Contract
+from edgeseg.runtime.frame import Image, Mask
+from edgeseg.train.run import load_run
+from edgeseg.train.samples import to_network
+
+
+class Predictor:
+    """Predicts with `network`, which is put in eval mode and given back in the mode it came in."""
+
+    def __init__(self, network: nn.Module, contract: Contract) -> None:
+        self._network, self.contract = network, contract
+        self._was_training = network.training
+        network.eval()
+
+    def __call__(self, fitted: Image) -> Mask:
+        return self.infer(fitted)
+
+    def infer(self, fitted: Image) -> Mask:
+        """(1, H, W, 3) uint8 BGR at the contract's size → (1, H, W) uint8 class indices."""
+        with torch.inference_mode():
+            x = to_network(fitted[0])[None].contiguous(memory_format=torch.channels_last)
+            mask: Mask = self._network(x).argmax(dim=1).to(torch.uint8).numpy()
+        return mask.astype(np.uint8, copy=False)
+
+    def close(self) -> None:
+        self._network.train(self._was_training)
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_run_predictor(run: Path) -> Predictor:
+    """Open the trained network of a run folder. Raises `TrainError` when it is not one."""
+    loaded = load_run(run)
+    return Predictor(loaded.network, loaded.contract)
