@@ -1,0 +1,66 @@
+"""The whole chain in small: a dataset becomes a network, the network a bundle, the bundle live masks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+from click.testing import CliRunner
+
+from edgeseg.runtime.cli import main
+from edgeseg.runtime.contract import Fitter
+from edgeseg.train.predict import open_run_predictor
+
+
+def _edgeseg(*words: str | Path) -> str:
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    return result.output
+
+
+def _write_video(path: Path, frames: list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]) -> None:
+    height, width = frames[0].shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, (width, height))
+    for frame in frames:
+        writer.write(frame)
+    writer.release()
+
+
+def test_dataset_becomes_live_masks_that_agree_with_the_trained_network(street_dataset: Path, tmp_path: Path) -> None:
+    run, bundle, masks = tmp_path / "run", tmp_path / "tiny", tmp_path / "masks"
+    _edgeseg("data", "check", street_dataset)
+    _edgeseg("train", street_dataset, "--out", run, "--epochs", 2, "--batch", 5, "--size", "96x64")
+    _edgeseg("export", run, "--data", street_dataset, "--out", bundle)
+
+    photos = [cv2.imread(str(path)) for path in sorted((street_dataset / "images" / "val").iterdir())]
+    clip = tmp_path / "clip.mp4"
+    _write_video(clip, [cv2.resize(photo, (160, 120)) for photo in photos if photo is not None])
+    figures = tmp_path / "run.json"
+    sinks = ("--sink", f"masks:{masks}", "--sink", f"video:{tmp_path / 'out.mp4'}")
+    _edgeseg("run", bundle, "--source", clip, *sinks, "--json", figures)
+
+    document = json.loads(figures.read_text())
+    assert (document["frames"], document["dropped"], document["precision"]) == (len(photos), 0, "fp32")
+    assert document["frame_age_ms"]["p50"] >= document["inference_ms"]["p50"] > 0
+
+    # The masks on disk are what the torch network says of the very frames that the clip decodes to.
+    reader, agreements = cv2.VideoCapture(str(clip)), []
+    predictor = open_run_predictor(run)
+    fitter = Fitter(predictor.contract, (120, 160))
+    for path in sorted(masks.iterdir()):
+        found, frame = reader.read()
+        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert found and mask is not None and mask.shape == (120, 160)
+        agreements.append((fitter.unfit(predictor.infer(fitter.fit(frame))[0]) == mask).mean())
+    assert len(agreements) == len(photos) and min(agreements) >= 0.999
+
+    overlays = cv2.VideoCapture(str(tmp_path / "out.mp4"))
+    assert int(overlays.get(cv2.CAP_PROP_FRAME_COUNT)) == len(photos) and overlays.read()[0]
+
+    scores = tmp_path / "scores.json"
+    _edgeseg("evaluate", bundle, street_dataset, "--split", "val", "--json", scores)
+    _edgeseg("evaluate", run, street_dataset, "--split", "val", "--json", tmp_path / "torch.json")
+    onnx, torch = (json.loads(path.read_text())["miou"] for path in (scores, tmp_path / "torch.json"))
+    assert abs(onnx - torch) < 0.1
