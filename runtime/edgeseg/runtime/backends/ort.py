@@ -1,0 +1,93 @@
+"""ONNX Runtime on the CPU: the embedded default, there on every machine."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from edgeseg.runtime.backends import run_until_steady
+from edgeseg.runtime.bundle import Bundle
+from edgeseg.runtime.errors import BackendError
+from edgeseg.runtime.frame import Image, Mask
+
+try:
+    import onnxruntime as ort
+except ImportError as error:
+    raise BackendError(
+        f"backend ort cannot be loaded ({error})", expected="onnxruntime", fix="pip install 'edgeseg[desktop]'"
+    ) from error
+
+_AUTO_PRECISIONS = ("int8-cpu", "fp32")
+"""Fastest first. The device graphs are not among them: the CPU computes fp16 through fp32, and int8 as written."""
+
+_SEVERITY_ERROR = 3
+
+
+class OrtBackend:
+    """An `InferenceSession` on `CPUExecutionProvider`.
+
+    Precision `int8`, the device's graph, is computed as written, with graph optimisations off: the optimised kernels
+    saturate 8-bit products on CPUs without VNNI, silently, while TensorRT accumulates exactly.
+    """
+
+    name = "ort"
+
+    def __init__(self, bundle: Bundle, precision: str = "auto", threads: int | None = None) -> None:
+        """Load the graph. `threads` None is one per core that this process may use. Raises `BackendError`."""
+        self.precision = _choose_precision(bundle) if precision == "auto" else precision
+        options = ort.SessionOptions()
+        # Given a number, ONNX Runtime pins no thread to a core; its own choice counts cores that a container lacks.
+        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _SEVERITY_ERROR
+        levels = ort.GraphOptimizationLevel
+        as_written = self.precision == "int8"
+        options.graph_optimization_level = levels.ORT_DISABLE_ALL if as_written else levels.ORT_ENABLE_ALL
+        path = bundle.model_path(self.precision)
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exception classes have no public base
+            raise BackendError(
+                f"onnxruntime {ort.__version__} refuses {path.name}: {error}", fix="update onnxruntime or export again"
+            ) from error
+        self._shape = (1, *bundle.contract.size_hw, 3)
+        _check_tensors(path.name, "input", self._session.get_inputs(), "frame", self._shape)
+        _check_tensors(path.name, "output", self._session.get_outputs(), "mask", self._shape[:3])
+
+    def infer(self, frame: Image) -> Mask:
+        """Segment `frame` (1, H, W, 3 uint8). Returns a new (1, H, W) uint8. Raises `BackendError`."""
+        if frame.shape != self._shape or frame.dtype != np.uint8:
+            raise BackendError(f"frame of shape {frame.shape}, {frame.dtype}", expected=f"{self._shape}, uint8")
+        mask: Mask = self._session.run(["mask"], {"frame": frame})[0]
+        return mask
+
+    def warm_up(self) -> None:
+        """Infer grey frames until the time is steady."""
+        frame = np.full(self._shape, 127, np.uint8)
+        run_until_steady(lambda: self.infer(frame))
+
+    def close(self) -> None:
+        """Give the session's memory and threads back."""
+        self.__dict__.pop("_session", None)
+
+
+def _choose_precision(bundle: Bundle) -> str:
+    for precision in _AUTO_PRECISIONS:
+        if precision in bundle.precisions:
+            return precision
+    raise BackendError(
+        f"bundle {bundle.name} has only {', '.join(bundle.precisions)}",
+        expected=f"{' or '.join(_AUTO_PRECISIONS)} for backend ort",
+        fix="name a --precision",
+    )
+
+
+def _check_tensors(file: str, kind: str, tensors: list[ort.NodeArg], name: str, shape: tuple[int, ...]) -> None:
+    for tensor in tensors:
+        if tensor.name == name and tensor.type == "tensor(uint8)" and tuple(tensor.shape) == shape:
+            return
+    found = ", ".join(f"{tensor.name} {tensor.type} {tensor.shape}" for tensor in tensors)
+    raise BackendError(
+        f"{file}: {kind} {found}", expected=f"{name} tensor(uint8) {list(shape)}", fix="export the network again"
+    )

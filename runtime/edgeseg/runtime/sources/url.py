@@ -1,0 +1,74 @@
+"""What sources have in common about their URLs: credentials stay out of sight, parameters are checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from urllib.parse import parse_qsl
+
+from edgeseg.runtime.errors import SourceError
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+
+
+def scheme_of(url: str) -> str | None:
+    """Return the scheme in lower case; None for what has no `://`."""
+    match = _SCHEME.match(url)
+    return match[1].lower() if match else None
+
+
+def redact(url: str) -> str:
+    """Return `url` without what may be secret: user and password, and the values of its query.
+
+    Everything up to the last `@` counts as user and password, as passwords with `/` or `?` in them are met in the
+    field. Files, cameras and `synthetic://` come back as they are.
+    """
+    scheme = scheme_of(url)
+    if scheme is None or scheme == "synthetic":
+        return url
+    _, at, rest = url.rpartition("@")
+    if at:
+        return f"{scheme}://***@{_redact_query(rest)}"
+    return _redact_query(url)
+
+
+def _redact_query(text: str) -> str:
+    place, mark, query = text.partition("?")
+    return place + mark + re.sub(r"[^&;]+", lambda part: part[0].partition("=")[0] + "=***", query)
+
+
+def parse_query(url: str, query: str, known: Collection[str]) -> dict[str, str]:
+    """Split `a=1&b=2`. Raises `SourceError` for a parameter that is unknown, repeated or without a value."""
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
+    except ValueError:
+        raise SourceError(f"source {url} has parameters that cannot be read", expected="name=value&...") from None
+    for name, value in pairs:
+        if name not in known:
+            raise SourceError(f"source {url} has an unknown parameter {name!r}", expected=f"of {', '.join(known)}")
+        if not value:
+            raise SourceError(f"source {url} gives no value for {name!r}")
+    if len(dict(pairs)) != len(pairs):
+        raise SourceError(f"source {url} gives a parameter twice")
+    return dict(pairs)
+
+
+def parse_size_hw(url: str, text: str) -> tuple[int, int]:
+    """Turn `640x480` into (480, 640). Raises `SourceError` outside 16 to 8192 pixels a side."""
+    match = _SIZE.fullmatch(text)
+    if not match or not all(16 <= int(side) <= 8192 for side in match.groups()):
+        raise SourceError(f"source {url} has size {text!r}", expected="WIDTHxHEIGHT, 16 to 8192 pixels a side")
+    return int(match[2]), int(match[1])
+
+
+def parse_number(url: str, name: str, text: str, low: float, high: float, *, whole: bool = False) -> float:
+    """Turn `text` into a number from `low` to `high`. Raises `SourceError` for anything else."""
+    try:
+        value: float = int(text) if whole else float(text)
+        if low <= value <= high:
+            return value
+    except ValueError:
+        pass
+    kind = "a whole number" if whole else "a number"
+    raise SourceError(f"source {url} has {name} {text!r}", expected=f"{kind} from {low:g} to {high:g}")
