@@ -54,8 +54,9 @@ def test_folded_network_gives_the_same_logits_with_no_batch_norm_left(network: S
     unfolded = copy.deepcopy(network)
     for module in unfolded.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.5, 0.5)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.uniform_(-0.5, 0.5)
+            module.running_var.uniform_(0.5, 2.0)
     folded = copy.deepcopy(unfolded)
     fold_batch_norms(folded)
     x = torch.randn(1, 3, 64, 96)
