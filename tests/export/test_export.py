@@ -71,6 +71,18 @@ def test_command_makes_a_bundle_of_a_run(run_folder: Path, street_dataset: Path,
     assert [path.name for path in out.parent.iterdir()] == ["Street"]
 
 
+def test_attached_files_are_carried_and_pinned(run_folder: Path, street_dataset: Path, tmp_path: Path) -> None:
+    card = tmp_path / "MODEL_CARD.md"
+    card.write_text("what it was trained on")
+    arguments = ["export", str(run_folder), "--data", str(street_dataset), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, [*arguments, "--attach", str(card)])
+    assert result.exit_code == 0, result.output
+    assert "MODEL_CARD.md" in open_bundle(tmp_path / "out").manifest.files
+    (tmp_path / "manifest.json").write_text("{}")
+    result = CliRunner().invoke(main, [*arguments, "--attach", str(tmp_path / "manifest.json")])
+    assert result.exit_code == 1 and "manifest.json cannot be attached" in result.stderr
+
+
 def test_command_refuses_a_name_that_no_bundle_can_have(run_folder: Path, street_dataset: Path, tmp_path: Path) -> None:
     arguments = [
         "export",

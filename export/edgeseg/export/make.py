@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -21,7 +23,7 @@ from edgeseg.runtime.environment import environment
 from edgeseg.runtime.errors import ExportError
 from edgeseg.runtime.evaluate import BundlePredictor, check_classes, evaluate
 from edgeseg.runtime.files import sha256_file, whole_folder, write_bytes
-from edgeseg.runtime.manifest import MANIFEST, Golden, Manifest, Provenance, Stage, model_name
+from edgeseg.runtime.manifest import MANIFEST, SIGNATURE, Golden, Manifest, Provenance, Stage, model_name
 from edgeseg.train.predict import Predictor
 from edgeseg.train.run import LoadedRun
 
@@ -38,12 +40,15 @@ class Exported:
     score: Stage
 
 
-def export_bundle(run: LoadedRun, dataset: Dataset, *, split: str, name: str, out: Path) -> Exported:
+def export_bundle(
+    run: LoadedRun, dataset: Dataset, *, split: str, name: str, out: Path, attachments: Sequence[Path] = ()
+) -> Exported:
     """Make the bundle `name` of `run` at `out`: a folder, or one file where `out` ends in `.edgeseg`.
 
-    The graph is compared with the network, and scored, on `split` of `dataset`. `out` appears whole or not at all; a
-    bundle that was there before is replaced. Raises `ExportError` if the graph is not sound, does not agree with the
-    network, or `out` holds something else; `DatasetError` if the classes are not the network's.
+    The graph is compared with the network, and scored, on `split` of `dataset`. `attachments` are carried under
+    their own names. `out` appears whole or not at all; a bundle that was there before is replaced. Raises
+    `ExportError` if the graph is not sound, does not agree with the network, or `out` holds something else;
+    `DatasetError` if the classes are not the network's.
     """
     check_classes(run.contract, dataset)
     dataset.pairs(split)  # a split that cannot be used is better named before the work than after
@@ -51,9 +56,9 @@ def export_bundle(run: LoadedRun, dataset: Dataset, *, split: str, name: str, ou
     try:
         if out.suffix != ARCHIVE_ENDING:
             with whole_folder(out) as folder:
-                return _fill(folder, run, dataset, split, name)
+                return _fill(folder, run, dataset, split, name, attachments)
         with TemporaryDirectory(prefix="edgeseg-export-") as unpacked:
-            exported = _fill(Path(unpacked), run, dataset, split, name)
+            exported = _fill(Path(unpacked), run, dataset, split, name, attachments)
             out.parent.mkdir(parents=True, exist_ok=True)
             pack_bundle(unpacked, out)
             return exported
@@ -63,7 +68,11 @@ def export_bundle(run: LoadedRun, dataset: Dataset, *, split: str, name: str, ou
         ) from error
 
 
-def _fill(folder: Path, run: LoadedRun, dataset: Dataset, split: str, name: str) -> Exported:
+def _fill(
+    folder: Path, run: LoadedRun, dataset: Dataset, split: str, name: str, attachments: Sequence[Path]
+) -> Exported:
+    for attachment in attachments:
+        _attach(attachment, folder)
     with progress("exporting the graph"):
         write_bytes(folder / model_name("fp32"), export_graph(run.network, run.contract))
     provenance = _provenance(run)
@@ -82,6 +91,13 @@ def _fill(folder: Path, run: LoadedRun, dataset: Dataset, split: str, name: str)
         provenance=provenance,
     )
     return Exported(manifest=manifest, manifest_sha256=sha256_file(folder / MANIFEST), parity=parity, score=score)
+
+
+def _attach(attachment: Path, folder: Path) -> None:
+    target = folder / attachment.name
+    if target.exists() or attachment.name in (MANIFEST, SIGNATURE) or attachment.suffix == ".onnx":
+        raise ExportError(f"{attachment.name} cannot be attached: the bundle has its own", fix="rename the file")
+    shutil.copyfile(attachment, target)
 
 
 def _compare(run: LoadedRun, backend: Backend, dataset: Dataset, split: str) -> Parity:
