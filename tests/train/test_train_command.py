@@ -152,5 +152,32 @@ def test_changed_data_is_noticed_on_resume(street_dataset: Path, tmp_path: Path)
     assert result.exit_code == 1 and "have changed" in result.stderr
 
 
+def test_unwritable_checkpoint_is_one_clear_line_and_the_old_one_is_kept(finished: Path, tmp_path: Path) -> None:
+    """A limit on file size stands in for a full disk."""
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    before = (out / "checkpoint.pt").read_bytes()
+    code = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from edgeseg.runtime.errors import TrainError\n"
+        "from edgeseg.train.run import read_checkpoint, write_checkpoint\n"
+        "run = Path(sys.argv[1])\n"
+        "checkpoint = read_checkpoint(run)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try:\n"
+        "    write_checkpoint(run, checkpoint)\n"
+        "except TrainError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(out)], capture_output=True, text=True, timeout=120)
+    assert "--resume" in done.stdout and len(done.stdout.splitlines()) == 1, done.stderr
+    assert (out / "checkpoint.pt").read_bytes() == before
+    assert not [path for path in out.iterdir() if "partial" in path.name]
+
+
 def test_help_ends_with_an_example() -> None:
     assert "Example: edgeseg train" in CliRunner().invoke(main, ["train", "--help"]).output

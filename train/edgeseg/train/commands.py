@@ -28,17 +28,25 @@ _DEFAULTS = TrainConfig()
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the run.")
 @click.option("--split", "splits", multiple=True, default=_DEFAULTS.splits, show_default=True, help="Learn from it.")
 @click.option("--select", default=_DEFAULTS.select, show_default=True, help="Split to score on; `none` for none.")
-@click.option("--epochs", type=int, default=_DEFAULTS.epochs, show_default=True)
+@click.option("--epochs", type=int, default=_DEFAULTS.epochs, show_default=True, help="Passes over the data.")
 @click.option("--batch", type=int, default=_DEFAULTS.batch, show_default=True, help="Images a step.")
 @click.option("--size", default=f"{_DEFAULTS.width}x{_DEFAULTS.height}", show_default=True, help="Input, WIDTHxHEIGHT.")
-@click.option("--fit", type=click.Choice(["stretch", "letterbox", "crop"]), default=_DEFAULTS.fit, show_default=True)
-@click.option("--learning-rate", type=float, default=_DEFAULTS.learning_rate, show_default=True)
-@click.option("--seed", type=int, default=_DEFAULTS.seed, show_default=True)
+@click.option(
+    "--fit",
+    type=click.Choice(["stretch", "letterbox", "crop"]),
+    default=_DEFAULTS.fit,
+    show_default=True,
+    help="How frames of another shape are brought to the input.",
+)
+@click.option("--learning-rate", type=float, default=_DEFAULTS.learning_rate, show_default=True, help="At its peak.")
+@click.option("--seed", type=int, default=_DEFAULTS.seed, show_default=True, help="Of weights, order, augmentation.")
 @click.option(
     "--synthetic", type=float, default=_DEFAULTS.synthetic, show_default=True, help="Street camera frames per image."
 )
 @click.option("--score-every", type=int, default=_DEFAULTS.score_every, show_default=True, help="In epochs.")
-@click.option("--pretrained/--from-scratch", default=_DEFAULTS.pretrained, show_default=True)
+@click.option(
+    "--pretrained/--from-scratch", default=_DEFAULTS.pretrained, show_default=True, help="Begin with ImageNet weights."
+)
 @click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint.")
 @json_option
 def train(dataset: Path, out: Path, resume: bool, json_path: Path | None, size: str, select: str, **flags: Any) -> None:

@@ -154,8 +154,8 @@ def train_run(
         is_last = epoch + 1 == config.epochs
         if config.select and ((epoch + 1) % config.score_every == 0 or is_last):
             with Predictor(averaged.module, contract) as predictor:
-                score = evaluate(predictor, dataset, config.select)
-            row |= {key: score.document()[key] for key in ("miou", "pixel_accuracy", "per_class_iou")}
+                score = evaluate(predictor, dataset, config.select).document()
+            row |= {key: score[key] for key in ("miou", "pixel_accuracy", "per_class_iou") if key in score}
         row["seconds"] = round(time.monotonic() - started, 1)
         history.append(row)
         checkpoint = Checkpoint(

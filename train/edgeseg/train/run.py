@@ -60,7 +60,10 @@ class Checkpoint:
 
 
 def write_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
-    """Write `out/checkpoint.pt`, whole or not at all: tensors and plain values only, so that it loads safely."""
+    """Write `out/checkpoint.pt`, whole or not at all: tensors and plain values only, so that it loads safely.
+
+    Raises `TrainError` when it cannot be written; what was there before is kept.
+    """
     document = {
         "format": CHECKPOINT_FORMAT,
         "config": checkpoint.config.document(),
@@ -70,9 +73,15 @@ def write_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
             for name in ("dataset", "digests", "network", "averaged", "optimiser", "history")
         },
     }
-    out.mkdir(parents=True, exist_ok=True)
-    with whole_file(out / CHECKPOINT_NAME) as partial:
-        torch.save(document, partial)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with whole_file(out / CHECKPOINT_NAME) as partial:
+            torch.save(document, partial)
+    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+        raise TrainError(
+            f"cannot write {out / CHECKPOINT_NAME}: {getattr(error, 'strerror', None) or 'the disk may be full'}",
+            fix="make room, or let this user write there; then go on from the last whole epoch with --resume",
+        ) from error
 
 
 def read_checkpoint(run: Path) -> Checkpoint:
