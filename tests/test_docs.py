@@ -15,7 +15,7 @@ from edgeseg.runtime.cli import main
 from edgeseg.runtime.street import StreetCamera
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/data.md", "docs/train.md", "docs/export.md", "docs/run.md")
+PAGES = ("README.md", "docs/data.md", "docs/train.md", "docs/export.md", "docs/check.md", "docs/run.md")
 
 # Small enough for a test: typed flags win over these, so the pages' commands run as they stand.
 SETTINGS = """
@@ -57,7 +57,7 @@ def desk(street_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_every_command_that_a_page_shows_runs(desk: Path, tiny_bundle: Path, page: str) -> None:
     if page == "docs/export.md":
         edgeseg(["train", "my-dataset", "--out", "runs/yard"])
-    if page == "docs/run.md":
+    if page in ("docs/check.md", "docs/run.md"):
         shutil.copytree(tiny_bundle, "yard")
     commands = shown_commands(page)
     assert commands

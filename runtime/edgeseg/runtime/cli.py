@@ -30,6 +30,7 @@ COMMANDS = {
     "data": Entry("edgeseg.runtime.commands.data:data", "Check a dataset before training on it.", "desktop"),
     "train": Entry("edgeseg.train.commands:train", "Train a network on a dataset.", "train"),
     "export": Entry("edgeseg.export.commands:export", "Make a bundle from a training run.", "train"),
+    "check": Entry("edgeseg.export.check_command:check", "Tell what TensorRT will make of a graph.", "train"),
     "evaluate": Entry("edgeseg.runtime.commands.evaluate:evaluate", "Score a bundle on a dataset's split.", "desktop"),
     "run": Entry("edgeseg.runtime.commands.run:run", "Run a bundle on a camera, a stream or a file.", "desktop"),
 }
