@@ -11,20 +11,20 @@ from click.testing import CliRunner
 
 from edgeseg.runtime.cli import main
 from edgeseg.runtime.contract import Fitter
+from edgeseg.runtime.image_files import read_image
 from edgeseg.train.predict import open_run_predictor
 
 
-def _edgeseg(*words: str | Path) -> str:
+def _edgeseg(*words: str | Path | int) -> str:
     result = CliRunner().invoke(main, [str(word) for word in words])
     assert result.exit_code == 0, result.output + repr(result.exception)
     return result.output
 
 
-def _write_video(path: Path, frames: list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]) -> None:
-    height, width = frames[0].shape[:2]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, (width, height))
-    for frame in frames:
-        writer.write(frame)
+def _write_video(path: Path, photos: list[Path], size_wh: tuple[int, int]) -> None:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, size_wh)
+    for photo in photos:
+        writer.write(cv2.resize(read_image(photo), size_wh))
     writer.release()
 
 
@@ -34,9 +34,9 @@ def test_dataset_becomes_live_masks_that_agree_with_the_trained_network(street_d
     _edgeseg("train", street_dataset, "--out", run, "--epochs", 2, "--batch", 5, "--size", "96x64")
     _edgeseg("export", run, "--data", street_dataset, "--out", bundle)
 
-    photos = [cv2.imread(str(path)) for path in sorted((street_dataset / "images" / "val").iterdir())]
+    photos = sorted((street_dataset / "images" / "val").iterdir())
     clip = tmp_path / "clip.mp4"
-    _write_video(clip, [cv2.resize(photo, (160, 120)) for photo in photos if photo is not None])
+    _write_video(clip, photos, (160, 120))
     figures = tmp_path / "run.json"
     sinks = ("--sink", f"masks:{masks}", "--sink", f"video:{tmp_path / 'out.mp4'}")
     _edgeseg("run", bundle, "--source", clip, *sinks, "--json", figures)
@@ -50,9 +50,9 @@ def test_dataset_becomes_live_masks_that_agree_with_the_trained_network(street_d
     predictor = open_run_predictor(run)
     fitter = Fitter(predictor.contract, (120, 160))
     for path in sorted(masks.iterdir()):
-        found, frame = reader.read()
+        frame = reader.read()[1].astype(np.uint8, copy=False)
         mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        assert found and mask is not None and mask.shape == (120, 160)
+        assert mask is not None and mask.shape == (120, 160)
         agreements.append((fitter.unfit(predictor.infer(fitter.fit(frame))[0]) == mask).mean())
     assert len(agreements) == len(photos) and min(agreements) >= 0.999
 

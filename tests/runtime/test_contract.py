@@ -28,10 +28,10 @@ def _contract(fit: Fit, height: int = 64, width: int = 96) -> Contract:
 def test_frames_of_any_size_come_to_the_contracts_and_masks_back(fit: Fit, height: int, width: int) -> None:
     fitter = Fitter(_contract(fit), (height, width))
     fitted = fitter.fit(np.full((height, width, 3), 50, np.uint8))
-    assert (fitted.shape, fitted.dtype) == ((1, 64, 96, 3), np.uint8)
+    assert fitted.shape == (1, 64, 96, 3) and fitted.dtype == np.uint8
     assert set(np.unique(fitted)) <= {50, PAD_LEVEL}
     mask = fitter.unfit(np.ones((64, 96), np.uint8))
-    assert (mask.shape, mask.dtype) == ((height, width), np.uint8)
+    assert mask.shape == (height, width) and mask.dtype == np.uint8
     assert set(np.unique(mask)) <= {1, IGNORE} and 1 in mask
     if fit != "crop":
         assert IGNORE not in mask
