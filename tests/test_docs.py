@@ -15,7 +15,15 @@ from edgeseg.runtime.cli import main
 from edgeseg.runtime.street import StreetCamera
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/data.md", "docs/train.md", "docs/export.md", "docs/check.md", "docs/run.md")
+PAGES = (
+    "README.md",
+    "docs/data.md",
+    "docs/train.md",
+    "docs/export.md",
+    "docs/check.md",
+    "docs/run.md",
+    "docs/deploy.md",
+)
 
 # Small enough for a test: typed flags win over these, so the pages' commands run as they stand.
 SETTINGS = """
@@ -31,7 +39,8 @@ batch = 5
 def shown_commands(page: str) -> list[str]:
     """Lines of a page's `sh` blocks that call edgeseg; README's two set-up lines are run by .ci/run."""
     blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text(), re.S | re.M)
-    return [line for block in blocks for line in block.splitlines() if line.startswith("edgeseg ")]
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("edgeseg ")]
 
 
 def edgeseg(words: list[str]) -> None:
@@ -43,6 +52,7 @@ def edgeseg(words: list[str]) -> None:
 def desk(street_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the pages assume: a dataset and a clip."""
     (tmp_path / "my-dataset").symlink_to(street_dataset)
+    (tmp_path / "wheels").mkdir()
     camera = StreetCamera(size_hw=(120, 160))
     writer = cv2.VideoWriter(str(tmp_path / "drive.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, (160, 120))
     for index in range(5):
@@ -57,7 +67,7 @@ def desk(street_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_every_command_that_a_page_shows_runs(desk: Path, tiny_bundle: Path, page: str) -> None:
     if page == "docs/export.md":
         edgeseg(["train", "my-dataset", "--out", "runs/yard"])
-    if page in ("docs/check.md", "docs/run.md"):
+    if page in ("docs/check.md", "docs/run.md", "docs/deploy.md"):
         shutil.copytree(tiny_bundle, "yard")
     commands = shown_commands(page)
     assert commands

@@ -33,6 +33,10 @@ COMMANDS = {
     "check": Entry("edgeseg.export.check_command:check", "Tell what TensorRT will make of a graph.", "train"),
     "evaluate": Entry("edgeseg.runtime.commands.evaluate:evaluate", "Score a bundle on a dataset's split.", "desktop"),
     "run": Entry("edgeseg.runtime.commands.run:run", "Run a bundle on a camera, a stream or a file.", "desktop"),
+    "keygen": Entry("edgeseg.deploy.commands:keygen", "Make a key to sign with.", "deploy"),
+    "sign": Entry("edgeseg.deploy.commands:sign", "Sign a bundle.", "deploy"),
+    "verify": Entry("edgeseg.deploy.commands:verify", "Check that a bundle or a release is whole and signed.", "deploy"),
+    "deploy": Entry("edgeseg.deploy.commands:deploy", "Make releases, the device agent and lists of keys.", "deploy"),
 }
 
 # Only these may be missing: any other name is a bug, and its traceback is wanted.
