@@ -35,7 +35,7 @@ COMMANDS = {
     "run": Entry("edgeseg.runtime.commands.run:run", "Run a bundle on a camera, a stream or a file.", "desktop"),
     "keygen": Entry("edgeseg.deploy.commands:keygen", "Make a key to sign with.", "deploy"),
     "sign": Entry("edgeseg.deploy.commands:sign", "Sign a bundle.", "deploy"),
-    "verify": Entry("edgeseg.deploy.commands:verify", "Check that a bundle or a release is whole and signed.", "deploy"),
+    "verify": Entry("edgeseg.deploy.commands:verify", "Check a bundle or a release against its signature.", "deploy"),
     "deploy": Entry("edgeseg.deploy.commands:deploy", "Make releases, the device agent and lists of keys.", "deploy"),
 }
 
