@@ -12,7 +12,7 @@ import pytest
 from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.errors import BackendError, EdgesegError, SinkError, SourceError
 from edgeseg.runtime.frame import Frame, Image, Mask, Result
-from edgeseg.runtime.pipeline import Stop, run_pipeline
+from edgeseg.runtime.pipeline import Limits, Stop, run_pipeline
 from edgeseg.runtime.summary import RunRecorder, RunSummary
 
 WAIT_S = 10
@@ -179,26 +179,104 @@ def test_live_source_drops_what_inference_is_too_slow_for(tiny_contract: Contrac
     assert summary.frames + summary.dropped == 10
 
 
-def test_live_source_drops_what_sinks_are_too_slow_for(tiny_contract: Contract) -> None:
-    inferred_all = threading.Event()
-    turns = threading.Semaphore(1)
+class Turns:
+    """Lets a source give one frame per inference, so that none is dropped before it; tells when all are through."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.inferred_all = count, threading.Event()
+        self._turns = threading.Semaphore(1)
+
+    def before_read(self, _index: int) -> None:
+        assert self._turns.acquire(timeout=WAIT_S)
+
+    def before_infer(self, index: int) -> None:
+        self._turns.release()
+        if index == self.count - 1:
+            self.inferred_all.set()
+
+
+def test_a_slow_sink_of_a_live_source_slows_neither_the_loop_nor_other_sinks(tiny_contract: Contract) -> None:
+    turns = Turns(10)
+    # It holds its first frame until every other one has been through the backend.
+    slow = FakeSink(before_write=lambda _: void(turns.inferred_all.wait(WAIT_S)))
+    summary = run_pipeline(
+        FakeSource(10, live=True, before_read=turns.before_read),
+        FakeBackend(before_infer=turns.before_infer),
+        tiny_contract,
+        [slow, FakeSink()],
+    )
+    assert (summary.frames, summary.dropped) == (10, 0)
+    assert slow.ids[-1] == 9, "the newest frame wins"
+    assert summary.sinks[0].dropped >= 7
+    for report in summary.sinks:
+        assert report.frames + report.dropped == 10 and not report.error
+
+
+def test_a_sink_that_hangs_does_not_hold_a_live_run(tiny_contract: Contract) -> None:
+    release = threading.Event()
+    hung, healthy = FakeSink(before_write=lambda _: void(release.wait(WAIT_S))), FakeSink()
+    with pytest.raises(SinkError, match="sinks stage: fake did not finish in time"):
+        run_pipeline(
+            FakeSource(50, live=True), FakeBackend(), tiny_contract, [hung, healthy], limits=Limits(sinks_s=0.05)
+        )
+    assert healthy.ids and healthy.closes == 1 and not hung.ids
+    _let_go(release)
+
+
+def test_a_sink_that_fails_is_taken_out_of_a_live_run_and_reported(
+    tiny_contract: Contract, caplog: pytest.LogCaptureFixture
+) -> None:
+    turns, failed = Turns(10), threading.Event()
 
     def before_infer(index: int) -> None:
-        turns.release()
-        if index == 9:
-            inferred_all.set()
+        if index == 3:
+            assert failed.wait(WAIT_S)
+        turns.before_infer(index)
 
-    sink = FakeSink(before_write=lambda _: void(inferred_all.wait(WAIT_S)))
+    class Failing(FakeSink):
+        def close(self) -> None:
+            super().close()
+            failed.set()
+
+    broken = Failing(before_write=raise_at(0, OSError("disk full")))
     summary = run_pipeline(
-        # One frame per inference, so that none is dropped before it.
-        FakeSource(10, live=True, before_read=lambda _: void(turns.acquire(timeout=WAIT_S))),
+        FakeSource(10, live=True, before_read=turns.before_read),
         FakeBackend(before_infer=before_infer),
         tiny_contract,
-        [sink],
+        [broken, FakeSink()],
     )
-    assert sink.ids[-1] == 9
-    assert summary.drops["sinks"] >= 7
-    assert summary.frames + summary.dropped == 10
+    assert summary.frames == 10 and broken.closes == 1
+    report, healthy = summary.sinks
+    assert (report.frames, report.dropped, report.error) == (0, 10, "OSError: disk full")
+    assert healthy.frames > 0 and not healthy.error
+    assert "sink fake failed, and gets no more frames: disk full" in caplog.text
+    assert report.document() == {"sink": "fake", "frames": 0, "dropped": 10, "error": "OSError: disk full"}
+
+
+def test_the_last_sink_that_fails_ends_a_live_run(tiny_contract: Contract) -> None:
+    sinks = [FakeSink(before_write=raise_at(at, OSError("disk full"))) for at in (1, 4)]
+    with pytest.raises(SinkError, match="disk full"):
+        run_pipeline(FakeSource(-1, live=True), FakeBackend(), tiny_contract, sinks)
+    assert [sink.closes for sink in sinks] == [1, 1]
+
+
+def test_every_sink_of_a_file_gets_every_frame_however_slow_one_is(tiny_contract: Contract) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def before_write(index: int) -> None:
+        if index == 0:
+            entered.set()
+            assert go_on.wait(WAIT_S)
+
+    def before_read(index: int) -> None:
+        if index == 2:
+            assert entered.wait(WAIT_S)
+            go_on.set()
+
+    slow, fast = FakeSink(before_write=before_write), FakeSink()
+    summary = run_pipeline(FakeSource(12, before_read=before_read), FakeBackend(), tiny_contract, [slow, fast])
+    assert slow.ids == fast.ids == list(range(12))
+    assert [(report.frames, report.dropped) for report in summary.sinks] == [(12, 0)] * 2
 
 
 def test_gaps_in_the_sources_ids_count_as_drops(tiny_contract: Contract) -> None:
@@ -209,26 +287,40 @@ def test_gaps_in_the_sources_ids_count_as_drops(tiny_contract: Contract) -> None
             return super().read()
 
     summary = run_pipeline(Skipping(10), FakeBackend(), tiny_contract, [])
-    assert summary.drops == {"capture": 4, "inference": 0, "sinks": 0}
+    assert summary.drops == {"capture": 4, "inference": 0}
     assert summary.frames == 6
 
 
-def test_max_frames_counts_what_reached_the_sinks(tiny_contract: Contract) -> None:
+def test_max_frames_counts_what_was_handed_to_the_sinks(tiny_contract: Contract) -> None:
     sink = FakeSink()
     summary = run_pipeline(FakeSource(-1), FakeBackend(), tiny_contract, [sink], max_frames=7)
     assert summary.frames == len(sink.results) == 7
     assert sink.closes == 1
 
 
-def test_observer_sees_every_result_after_the_sinks(tiny_contract: Contract) -> None:
-    sink = FakeSink()
-    seen: list[tuple[int, int, int]] = []
+def test_observer_sees_every_result_of_a_file_in_order(tiny_contract: Contract) -> None:
+    seen: list[int] = []
 
     def observe(result: Result, recorder: RunRecorder) -> None:
-        seen.append((result.frame.id, len(sink.results), recorder.summary().frames))
+        seen.append(result.frame.id)
+        assert recorder.summary().frames > result.frame.id
 
-    run_pipeline(FakeSource(5), FakeBackend(), tiny_contract, [sink], on_frame=observe)
-    assert seen == [(i, i + 1, i + 1) for i in range(5)]
+    run_pipeline(FakeSource(5), FakeBackend(), tiny_contract, [FakeSink()], on_frame=observe)
+    assert seen == list(range(5))
+
+
+def test_an_observer_that_hangs_does_not_hold_a_live_run(tiny_contract: Contract) -> None:
+    release = threading.Event()
+    summary = run_pipeline(
+        FakeSource(50, live=True),
+        FakeBackend(),
+        tiny_contract,
+        [FakeSink()],
+        on_frame=lambda _result, _recorder: void(release.wait(WAIT_S)),
+        limits=Limits(sinks_s=0.05),
+    )
+    assert summary.frames > 0
+    _let_go(release)
 
 
 def test_an_empty_source_ends_at_once(tiny_contract: Contract) -> None:
@@ -369,10 +461,14 @@ def _run_stuck(
     except EdgesegError:
         return None, time.monotonic() - started_s
     finally:
-        release.set()
-        for thread in threading.enumerate():
-            if thread.name.startswith("edgeseg-"):
-                thread.join(WAIT_S)
+        _let_go(release)
+
+
+def _let_go(release: threading.Event) -> None:
+    release.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("edgeseg-"):
+            thread.join(WAIT_S)
 
 
 def test_a_source_stuck_in_its_driver_does_not_hold_a_failed_run(tiny_contract: Contract) -> None:
@@ -421,9 +517,27 @@ def test_a_stuck_inference_does_not_hold_a_failed_run(tiny_contract: Contract) -
     assert summary is None and took_s < END_S
 
 
+def test_a_stuck_inference_is_reported_with_its_frame_and_ends_the_run(tiny_contract: Contract) -> None:
+    release = threading.Event()
+    sink = FakeSink()
+    backend = FakeBackend(before_infer=lambda index: void(index == 4 and release.wait(WAIT_S)))
+    with pytest.raises(BackendError, match=r"^inference stage: frame 4 has been in the backend for more than 0\.5 s;"):
+        run_pipeline(FakeSource(-1), backend, tiny_contract, [sink], limits=Limits(inference_s=0.5))
+    assert sink.ids == [0, 1, 2, 3] and sink.closes == 1
+    _let_go(release)
+
+
+def test_warming_up_may_take_longer_than_an_inference(tiny_contract: Contract) -> None:
+    class Cold(FakeBackend):
+        def warm_up(self) -> None:
+            threading.Event().wait(0.7)
+
+    assert run_pipeline(FakeSource(3), Cold(), tiny_contract, [], limits=Limits(inference_s=0.5)).frames == 3
+
+
 def test_interrupt_closes_everything_and_is_raised_again(tiny_contract: Contract) -> None:
     class InterruptedStop(Stop):
-        def wait(self) -> None:
+        def wait(self, timeout_s: float | None = None) -> bool:
             super().wait()
             raise KeyboardInterrupt
 

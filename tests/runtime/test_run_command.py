@@ -57,7 +57,8 @@ def test_video_to_masks_with_summary_and_document(tiny_bundle: Path, clip: Path,
     assert document["fps"] > 0 and document["clock"] == "arrival"
     assert document["bundle"]["name"] == "tiny" and len(document["bundle"]["manifest_sha256"]) == 64
     assert (document["precision"], document["backend"]) == ("fp32", "ort")
-    assert document["source"] == str(clip) and document["sinks"] == [f"masks:{masks}", "null"]
+    assert document["source"] == str(clip)
+    assert document["sinks"] == [{"sink": sink, "frames": 12, "dropped": 0} for sink in (f"masks:{masks}", "null")]
     assert document["environment"]
 
 
@@ -115,6 +116,69 @@ def test_a_sink_that_fails_midway_is_one_line_with_its_stage(tiny_bundle: Path, 
     done = _run(tiny_bundle, "--source", clip, "--sink", f"masks:{masks}")
     assert done.exit_code == 1 and done.output.startswith("error: sinks stage: ")
     assert len(done.output.strip().splitlines()) == 1
+
+
+def test_injected_faults_are_survived_and_reported(tiny_bundle: Path, tmp_path: Path) -> None:
+    source, orders = "synthetic://street?size=96x64&fps=50", "corrupt@3,disconnect:0.2@8,resize@14"
+    arguments = (tiny_bundle, "--source", source, "--backend", "null", "--fault", orders, "--max-frames", "40")
+    done = _run(*arguments, "--json", tmp_path / "run.json")
+    assert done.exit_code == 0, done.output
+    document = json.loads((tmp_path / "run.json").read_text())
+    # A busy machine may add stalls and slow frames of its own.
+    ordered = [fault for fault in document["faults"] if fault["kind"] in ("corrupt", "disconnect", "resize")]
+    assert [fault["kind"] for fault in ordered] == ["corrupt", "disconnect", "resize"]
+    assert all(fault["frame"] >= at for fault, at in zip(ordered, (3, 8, 14), strict=True))
+    assert ordered[1]["recovery_ms"] >= 200
+    assert "faults survived: " in done.output and "1 disconnect" in done.output
+
+
+def test_clip_of_a_live_run_lasts_as_long_as_the_camera_ran(tiny_bundle: Path, tmp_path: Path) -> None:
+    target, records = tmp_path / "live.mp4", tmp_path / "live.jsonl"
+    # Frames are lost at this rate, which is the point.
+    source = "synthetic://street?size=96x64&fps=200"
+    sinks = ("--sink", f"video:{target}", "--sink", f"jsonl:{records}")
+    done = _run(tiny_bundle, "--source", source, "--backend", "null", "--max-frames", "30", *sinks)
+    assert done.exit_code == 0, done.output
+    captured_ns = [json.loads(line)["captured_ns"] for line in records.read_text().splitlines()]
+    clip = cv2.VideoCapture(str(target))
+    lasted_s = clip.get(cv2.CAP_PROP_FRAME_COUNT) / clip.get(cv2.CAP_PROP_FPS)
+    # Each sink may have dropped the run's last frames, one period apart where nothing is lost.
+    assert lasted_s == pytest.approx((captured_ns[-1] - captured_ns[0]) / 1e9, abs=0.5)
+
+
+def test_faults_are_for_live_sources(tiny_bundle: Path, clip: Path) -> None:
+    done = _run(tiny_bundle, "--source", clip, "--fault", "corrupt@3")
+    assert done.exit_code == 1 and "which is not live" in done.output
+
+
+@pytest.mark.parametrize(
+    ("objective", "status", "said"),
+    [
+        ("age_p99=1000000ms", 0, ""),
+        ("fps>=0.001", 0, ""),
+        ("dropped<=0%", 0, ""),
+        ("age_p50<=0.001ms", 1, "error: objective missed: age_p50<=0.001ms: found "),
+        ("fps>=100000", 1, "error: objective missed: fps>=100000: found "),
+        ("fps<=3", 2, "'fps<=3' is no objective"),
+        ("age_p42=3ms", 2, "is no objective"),
+    ],
+)
+def test_missed_objective_is_status_1_with_its_reason(
+    tiny_bundle: Path, clip: Path, objective: str, status: int, said: str
+) -> None:
+    done = _run(tiny_bundle, "--source", clip, "--slo", objective)
+    assert done.exit_code == status and said in done.output
+    assert status != 1 or ("missed by" in done.output and "inference" in done.output)
+
+
+def test_a_sink_that_fails_in_a_live_run_is_told_at_once_and_at_the_end(tiny_bundle: Path, tmp_path: Path) -> None:
+    masks, document = tmp_path / "masks", tmp_path / "run.json"
+    (masks / "frame-000000.png").mkdir(parents=True)
+    source = "synthetic://street?size=96x64&fps=50"
+    sinks = ("--sink", f"masks:{masks}", "--sink", "null")
+    done = _run(tiny_bundle, "--source", source, *sinks, "--max-frames", "10", "--json", document)
+    assert done.exit_code == 1 and json.loads(document.read_text())["frames"] == 10
+    assert "error: the run went on without masks:" in done.output and "and dropped 10" in done.output
 
 
 def test_help_ends_with_an_example() -> None:

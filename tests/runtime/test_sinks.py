@@ -1,25 +1,35 @@
 from __future__ import annotations
 
+import itertools
+import json
 import resource
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.errors import SinkError
 from edgeseg.runtime.frame import Frame, Result
 from edgeseg.runtime.sinks import Sink, open_sink
-from edgeseg.runtime.sinks.video import usable_fourccs
+from edgeseg.runtime.sinks.feed import Feed
+from edgeseg.runtime.sinks.jsonl import encode_runs
+from edgeseg.runtime.sinks.video import VideoSink, usable_fourccs
+from edgeseg.runtime.sinks.window import missing_display
 
 CONTRACT = Contract(
     height=64, width=96, classes=("road", "car"), palette=((128, 64, 128), (250, 10, 20)), ignore_index=11
 )
+
+VOID = np.full((120, 160), 11, np.uint8)
 
 
 def result(index: int, *, size_hw: tuple[int, int] = (120, 160), name: str | None = None) -> Result:
@@ -34,8 +44,8 @@ def result(index: int, *, size_hw: tuple[int, int] = (120, 160), name: str | Non
     return Result(frame=frame, mask=mask, inference_ms=3.0, masked_ns=index * 40_000_000 + 5_000_000)
 
 
-def open_(spec: str, fps: float | None = 30.0) -> Sink:
-    return open_sink(spec, contract=CONTRACT, fps=fps)
+def open_(spec: str, fps: float | None = 30.0, *, live: bool = False) -> Sink:
+    return open_sink(spec, contract=CONTRACT, fps=fps, live=live)
 
 
 def read_video(path: Path) -> list[npt.NDArray[np.uint8]]:
@@ -63,7 +73,9 @@ def largest_file(size: int) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("vidoe:a.mp4", "video:FILE, images:DIR, masks:DIR, null"),
+        ("vidoe:a.mp4", "video:FILE, images:DIR, masks:DIR, jsonl:FILE, window, null"),
+        ("window:x", "takes nothing"),
+        ("jsonl", "names no FILE"),
         ("", "video:FILE"),
         ("video:", "names no FILE"),
         ("video", "names no FILE"),
@@ -197,3 +209,147 @@ def test_looking_for_an_encoder_is_silent(capfd: pytest.CaptureFixture[str]) -> 
     usable_fourccs.cache_clear()
     assert usable_fourccs()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("captured", "shown"),
+    [
+        ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4]),
+        ([0, 1, 2, 10, 11], [0, 1, 2, 2, 2, 2, 2, 2, 2, 2, 10, 11]),
+        ([0, 3, 6, 9], [0, 0, 0, 3, 3, 3, 6, 6, 6, 9]),
+        ([5, 6, 7], [5, 6, 7]),
+    ],
+)
+def test_clip_of_a_live_source_keeps_the_cameras_clock(captured: list[int], shown: list[int], tmp_path: Path) -> None:
+    sink = open_(f"video:{tmp_path}/out.mp4", fps=25, live=True)
+    for index in captured:
+        level = np.full((120, 160, 3), 20 * index, np.uint8)
+        sink.write(replace(result(index), frame=replace(result(index).frame, image_bgr=level), mask=VOID))
+    sink.close()
+    # Away from the legend and the figures an overlay of no class is the frame itself.
+    found = [float(frame[60:100, 120:].mean()) / 20 for frame in read_video(tmp_path / "out.mp4")]
+    assert [round(level) for level in found] == shown
+
+
+@given(st.lists(st.floats(0.05, 4), min_size=1, max_size=60))
+def test_clip_of_a_live_source_is_never_a_frame_off(steps: list[float]) -> None:
+    sink = VideoSink("video:x.mp4", "x.mp4", Feed(contract=CONTRACT, fps=25, live=True))
+    place = 0.0
+    for step in steps:
+        due = sink._frames_due(round(place * 40e6))
+        sink._frames += due
+        if due:
+            assert abs(sink._frames - 1 - place) < 1 + 1e-6
+        place += step
+
+
+def test_images_of_a_live_source_are_not_remembered(tmp_path: Path) -> None:
+    sink = open_(f"masks:{tmp_path}", live=True)
+    for index in range(3):
+        sink.write(result(index))
+    kept = [value for value in vars(sink).values() if isinstance(value, (set, list, dict))]
+    assert len(list(tmp_path.iterdir())) == 3 and not kept
+
+
+def test_records_hold_figures_areas_and_the_whole_mask(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "masks.jsonl"
+    sink = open_(f"jsonl:{path}")
+    results = [result(index, size_hw=(33 + index, 47)) for index in range(3)]
+    for index, item in enumerate(results):
+        sink.write(item)
+        assert len(path.read_text().splitlines()) == index + 1, "every line is there at once"
+    sink.close()
+    sink.close()
+    for item, line in zip(results, path.read_text().splitlines(), strict=True):
+        record = json.loads(line)
+        assert (record["id"], record["name"]) == (item.frame.id, item.frame.name)
+        assert (record["captured_ns"], record["frame_age_ms"]) == (item.frame.captured_ns, 5.0)
+        assert record["inference_ms"] == 3.0
+        runs = record["mask"]
+        assert np.array_equal(np.repeat(runs["values"], runs["lengths"]).reshape(runs["size"]), item.mask)
+        expected = {name: int((item.mask == i).sum()) for i, name in enumerate(CONTRACT.classes)}
+        assert record["area"] == {name: count for name, count in expected.items() if count}
+
+
+@given(
+    st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
+        lambda hw: st.lists(st.integers(0, 3), min_size=hw[0] * hw[1], max_size=hw[0] * hw[1]).map(
+            lambda levels: np.array(levels, np.uint8).reshape(hw)
+        )
+    )
+)
+def test_runs_decode_to_the_mask_and_are_as_few_as_can_be(mask: npt.NDArray[np.uint8]) -> None:
+    runs = encode_runs(mask)
+    assert np.array_equal(np.repeat(runs["values"], runs["lengths"]).reshape(runs["size"]), mask)
+    assert all(a != b for a, b in itertools.pairwise(runs["values"])) and min(runs["lengths"]) > 0
+
+
+def test_records_on_a_full_disk_are_one_line(tmp_path: Path) -> None:
+    sink = open_(f"jsonl:{tmp_path}/masks.jsonl")
+    with largest_file(100), pytest.raises(SinkError, match="cannot be written"):
+        sink.write(result(0))
+    with suppress(SinkError):
+        sink.close()
+    with pytest.raises(SinkError, match="cannot be written"):
+        open_(f"jsonl:{tmp_path}")
+
+
+def test_window_on_a_headless_machine_says_so_once_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    sink = open_("window")
+    for index in range(3):
+        sink.write(result(index))
+    sink.close()
+    assert caplog.text.count("no window is shown: there is no display") == 1
+
+
+class FakeScreen:
+    """OpenCV's windows; `broken` is how they fail without a server."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, broken: bool = False) -> None:
+        self.shown: list[tuple[int, ...]] = []
+        self.closed = 0
+        self.broken = broken
+        monkeypatch.setenv("DISPLAY", ":0")
+        monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:   GTK3")
+        monkeypatch.setattr(cv2, "imshow", self.show)
+        monkeypatch.setattr(cv2, "waitKey", lambda _ms: -1)
+        monkeypatch.setattr(cv2, "destroyWindow", self.close)
+
+    def show(self, _title: str, picture: npt.NDArray[np.uint8]) -> None:
+        if self.broken:
+            raise cv2.error("Can't initialize\nGTK backend")
+        self.shown.append(picture.shape)
+
+    def close(self, _title: str) -> None:
+        self.closed += 1
+
+
+def test_window_shows_each_overlay_and_closes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = FakeScreen(monkeypatch)
+    sink = open_("window")
+    for index in range(2):
+        sink.write(result(index))
+    sink.close()
+    sink.close()
+    assert screen.shown == [(120, 160, 3)] * 2 and screen.closed == 1
+
+
+def test_window_without_a_server_says_so_once_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    screen = FakeScreen(monkeypatch, broken=True)
+    sink = open_("window")
+    for index in range(3):
+        sink.write(result(index))
+    sink.close()
+    assert caplog.text.count("no window is shown: Can't initialize GTK backend") == 1 and not screen.closed
+
+
+def test_windows_are_missing_where_opencv_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:                           NONE\n")
+    assert missing_display({"DISPLAY": ":0"}) == "this OpenCV was built without windows"
+    assert missing_display({"DISPLAY": ""}) == "there is no display"

@@ -20,6 +20,8 @@ from edgeseg.runtime.errors import SourceError
 from edgeseg.runtime.frame import Frame, Image
 from edgeseg.runtime.sources import Source, open_source, redact
 from edgeseg.runtime.sources.camera import CameraSource, DriverClock, set_mode
+from edgeseg.runtime.sources.faults import CorruptFrameError
+from edgeseg.runtime.sources.file import FileSource
 from edgeseg.runtime.sources.synthetic import SyntheticSource
 from edgeseg.runtime.street import STREET_CLASSES, StreetCamera
 
@@ -97,6 +99,32 @@ def test_folder_gives_images_by_name_with_their_stems(tmp_path: Path) -> None:
         ("b", 1, 22),
         ("c", 2, 23),
     ]
+
+
+@pytest.mark.parametrize("damage", ["zeros", "cut"])
+def test_a_damaged_video_gives_what_can_be_decoded_and_says_what_is_missing(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_video(tmp_path / "clip.avi", size_hw=(48, 64), frames=30)
+    data = path.read_bytes()
+    third = len(data) // 3
+    broken = data[: 2 * third] if damage == "cut" else data[:third] + bytes(third) + data[2 * third :]
+    path.write_bytes(broken)
+    source = open_source(str(path))
+    frames = read_all(source)
+    assert 0 < len(frames) < 30
+    assert f"clip.avi announces 30 frames and gave {len(frames)}: it is damaged or cut short" in caplog.text
+    assert isinstance(source, FileSource)
+    assert [(fault.kind, fault.frame) for fault in source.faults] == [("corrupt", len(frames))]
+
+
+def test_healthy_clips_have_no_faults(videos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for path in sorted(videos.glob("*.mp4"))[:3]:
+        source = open_source(str(path))
+        while source.read() is not None:
+            pass
+        source.close()
+    assert not caplog.text
 
 
 def test_a_single_image_is_a_source_of_one_frame(tmp_path: Path) -> None:
@@ -299,6 +327,19 @@ def test_camera_that_stops_is_an_error_and_a_closed_one_is_not() -> None:
     camera.close()
     assert camera.read() is None
     assert capture.released
+
+
+def test_a_picture_that_cannot_be_decoded_takes_a_number_and_the_next_one_comes() -> None:
+    class Rotten(FakeCapture):
+        def retrieve(self) -> tuple[bool, Any]:
+            return (False, None) if self.index == 1 else super().retrieve()
+
+    camera = CameraSource("/dev/video0", Rotten([_ago(3), _ago(2), _ago(1)]), PROBE)
+    first = camera.read()
+    with pytest.raises(CorruptFrameError):
+        camera.read()
+    third = camera.read()
+    assert first is not None and third is not None and (first.id, third.id) == (0, 2)
 
 
 def test_camera_closed_during_a_read_is_released_after_it() -> None:

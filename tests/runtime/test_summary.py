@@ -61,12 +61,12 @@ def test_empty_histogram_has_no_figures() -> None:
         LogHistogram().percentile(50)
 
 
-def test_rate_runs_from_first_capture_to_last_sink(tiny_contract: Contract) -> None:
+def test_rate_runs_from_first_capture_to_last_mask(tiny_contract: Contract) -> None:
     recorder = _recorder(tiny_contract)
     for index in range(5):
-        result = _result(index, captured_ms=100 + 40 * index, age_ms=20, inference_ms=15)
+        result = _result(index, captured_ms=100 + 40 * index, age_ms=40, inference_ms=15)
         recorder.captured(result.frame)
-        recorder.written(result, result.masked_ns + 20_000_000)
+        recorder.masked(result)
     summary = recorder.summary()
     assert summary.fps == pytest.approx(5 / 0.2)
     assert summary.dropped == 3
@@ -75,7 +75,7 @@ def test_rate_runs_from_first_capture_to_last_sink(tiny_contract: Contract) -> N
 def test_overhead_is_age_less_inference(tiny_contract: Contract) -> None:
     recorder = _recorder(tiny_contract)
     for index, (age_ms, inference_ms) in enumerate([(20, 10), (100, 99), (30, 28)]):
-        recorder.written(_result(index, captured_ms=0, age_ms=age_ms, inference_ms=inference_ms), 1)
+        recorder.masked(_result(index, captured_ms=0, age_ms=age_ms, inference_ms=inference_ms))
     overhead_ms = recorder.summary().overhead_ms
     assert overhead_ms is not None
     assert overhead_ms["p50"] == pytest.approx(2, rel=0.01) and overhead_ms["max"] == 10
@@ -98,7 +98,9 @@ def test_truth_is_scored(tiny_contract: Contract) -> None:
     recorder = _recorder(tiny_contract)
     truth = np.full((4, 6), 3, np.uint8)
     truth[:2] = 5
-    recorder.written(_result(0, captured_ms=0, age_ms=1, inference_ms=1, truth=truth), 1)
+    result = _result(0, captured_ms=0, age_ms=1, inference_ms=1, truth=truth)
+    recorder.masked(result)
+    recorder.scored(result)
     document = recorder.summary().document()
     assert document["per_class_iou"] == {"road": 50.0, "tree": 0.0}
     assert document["miou"] == 25.0
@@ -109,5 +111,5 @@ def test_truth_of_other_classes_is_not_scored(tiny_contract: Contract) -> None:
     contract = tiny_contract.model_copy(update={"classes": ("a", "b"), "palette": tiny_contract.palette[:2]})
     recorder = _recorder(contract)
     truth = np.full((4, 6), 7, np.uint8)
-    recorder.written(_result(0, captured_ms=0, age_ms=1, inference_ms=1, truth=truth), 1)
+    recorder.scored(_result(0, captured_ms=0, age_ms=1, inference_ms=1, truth=truth))
     assert recorder.summary().confusion is None

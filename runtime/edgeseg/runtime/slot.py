@@ -49,11 +49,14 @@ class Slot(Generic[T]):
             self._changed.notify()
             return True
 
-    def get(self) -> T | None:
-        """Take the item, waiting for one. Returns None once the slot is closed and empty."""
+    def get(self, timeout_s: float | None = None) -> T | None:
+        """Take the item, waiting for one. Returns None once the slot is closed and empty.
+
+        Raises `TimeoutError` if nothing came and nobody closed within `timeout_s`; None waits for ever.
+        """
         with self._changed:
-            while not self._items and not self._closed:
-                self._changed.wait()
+            if not self._changed.wait_for(lambda: self._items or self._closed, timeout_s):
+                raise TimeoutError
             if not self._items:
                 return None
             self._changed.notify()

@@ -14,6 +14,8 @@ from typing import Any
 from edgeseg.runtime.confusion import ConfusionMatrix
 from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.frame import Frame, Result
+from edgeseg.runtime.outlet import SinkReport
+from edgeseg.runtime.sources.faults import Fault
 from edgeseg.runtime.street import STREET_CLASSES, STREET_IGNORE
 
 PERCENTILES = (50, 90, 95, 99)
@@ -71,17 +73,20 @@ class RunSummary:
     """The figures of a run so far. A figure that is not there is None."""
 
     frames: int
-    """Frames that reached the sinks."""
+    """Frames whose masks were handed to the sinks."""
     drops: Mapping[str, int]
-    """Frames that did not, by the stage that was not ready for them."""
+    """Frames that got no mask, by the stage that was not ready for them."""
     fps: float | None
-    """Frames that reached the sinks over the time from the first capture to the last sink."""
+    """`frames` over the time from the first capture to the last mask."""
     inference_ms: Mapping[str, float] | None
     frame_age_ms: Mapping[str, float] | None
     overhead_ms: Mapping[str, float] | None
     clock: str
     """Where capture times come from: `driver`, `arrival` or `synthetic`."""
-    faults: tuple[Mapping[str, Any], ...] = ()
+    faults: tuple[Fault, ...] = ()
+    """What the source survived, the newest thousand."""
+    sinks: tuple[SinkReport, ...] = ()
+    """What each sink took and dropped of `frames`."""
     confusion: ConfusionMatrix | None = None
     """Over the frames that carried truth; None if none did, or if the network has other classes."""
 
@@ -101,7 +106,8 @@ class RunSummary:
             "frame_age_ms": self.frame_age_ms,
             "overhead_ms": self.overhead_ms,
             "clock": self.clock,
-            "faults": [dict(fault) for fault in self.faults],
+            "faults": [fault.document() for fault in self.faults],
+            "sinks": [sink.document() for sink in self.sinks],
         }
         if self.confusion is not None:
             fields.update(self.confusion.document())
@@ -109,16 +115,24 @@ class RunSummary:
 
 
 class RunRecorder:
-    """Gathers a run's figures. `captured` is for the capturing thread, the rest for the one that writes sinks."""
+    """Gathers a run's figures. Each of `captured`, `masked` and `scored` is for one thread, `summary` for any."""
 
-    def __init__(self, contract: Contract, *, clock: Callable[[], str], drops: Callable[[], dict[str, int]]) -> None:
-        self._contract, self._clock, self._drops = contract, clock, drops
+    def __init__(
+        self,
+        contract: Contract,
+        *,
+        clock: Callable[[], str],
+        drops: Callable[[], dict[str, int]],
+        sinks: Callable[[], tuple[SinkReport, ...]] = tuple,
+        faults: Callable[[], tuple[Fault, ...]] = tuple,
+    ) -> None:
+        self._contract, self._clock, self._drops, self._sinks, self._faults = contract, clock, drops, sinks, faults
         self._inference_ms, self._frame_age_ms, self._overhead_ms = LogHistogram(), LogHistogram(), LogHistogram()
         self._confusion: ConfusionMatrix | None = None
         # Only the street camera knows the truth, and only its own classes can be scored with it.
         self._scored = contract.classes == tuple(STREET_CLASSES) and contract.ignore_index == STREET_IGNORE
         self._first_captured_ns: int | None = None
-        self._last_written_ns = 0
+        self._last_masked_ns = 0
         self._next_id = 0
         self.frames = 0
         self.skipped = 0
@@ -131,13 +145,16 @@ class RunRecorder:
         self.skipped += frame.id - self._next_id
         self._next_id = frame.id + 1
 
-    def written(self, result: Result, now_ns: int) -> None:
-        """Note a result that reached the sinks at `now_ns` (monotonic)."""
+    def masked(self, result: Result) -> None:
+        """Note a result that is handed to the sinks."""
         self.frames += 1
-        self._last_written_ns = now_ns
+        self._last_masked_ns = result.masked_ns
         self._inference_ms.add(result.inference_ms)
         self._frame_age_ms.add(result.frame_age_ms)
         self._overhead_ms.add(result.frame_age_ms - result.inference_ms)
+
+    def scored(self, result: Result) -> None:
+        """Compare a mask with the truth, where its frame carries it."""
         if self._scored and result.frame.truth is not None:
             if self._confusion is None:
                 self._confusion = ConfusionMatrix(self._contract.classes, self._contract.ignore_index)
@@ -145,7 +162,7 @@ class RunRecorder:
 
     def summary(self) -> RunSummary:
         """Return the figures so far."""
-        elapsed_s = (self._last_written_ns - (self._first_captured_ns or 0)) / 1e9 if self.frames else 0.0
+        elapsed_s = (self._last_masked_ns - (self._first_captured_ns or 0)) / 1e9 if self.frames else 0.0
         return RunSummary(
             frames=self.frames,
             drops=self._drops(),
@@ -154,5 +171,7 @@ class RunRecorder:
             frame_age_ms=self._frame_age_ms.document(),
             overhead_ms=self._overhead_ms.document(),
             clock=self._clock(),
+            faults=self._faults(),
+            sinks=self._sinks(),
             confusion=self._confusion,
         )

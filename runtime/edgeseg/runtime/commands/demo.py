@@ -10,12 +10,12 @@ import click
 from edgeseg.runtime.backends import open_backend
 from edgeseg.runtime.bundle import open_bundle
 from edgeseg.runtime.commands.common import console, json_option, write_document
-from edgeseg.runtime.commands.run import LiveLine, print_summary, stop_on_signals
+from edgeseg.runtime.commands.run import LiveLine, open_supervised, print_summary, stop_on_signals
 from edgeseg.runtime.contact_sheet import ContactSheet
 from edgeseg.runtime.environment import environment
 from edgeseg.runtime.frame import Result
 from edgeseg.runtime.pipeline import Stop, run_pipeline
-from edgeseg.runtime.sources import open_source, redact
+from edgeseg.runtime.sources import redact
 from edgeseg.runtime.summary import RunRecorder, RunSummary
 
 SHEET_NAME = "edgeseg-demo.png"
@@ -60,7 +60,7 @@ def demo(bundle: str, source: str, seconds: float, folder: Path, json_path: Path
     with open_bundle(bundle) as opened, ExitStack() as stack:
         engine = open_backend(opened)
         stack.callback(engine.close)
-        camera = open_source(source)
+        camera = open_supervised(source)
         stack.callback(camera.close)
         sheet = ContactSheet(opened.contract)
         with stop_on_signals(stop), LiveLine() as live:

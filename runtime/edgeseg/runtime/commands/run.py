@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -19,10 +21,14 @@ from edgeseg.runtime.backends import BACKENDS, open_backend
 from edgeseg.runtime.bundle import open_bundle
 from edgeseg.runtime.commands.common import console, json_option, write_document
 from edgeseg.runtime.environment import environment
+from edgeseg.runtime.errors import SinkError, SourceError
 from edgeseg.runtime.frame import Result
+from edgeseg.runtime.objective import Objective, parse_objective, require
 from edgeseg.runtime.pipeline import Stop, run_pipeline
 from edgeseg.runtime.sinks import open_sink
-from edgeseg.runtime.sources import open_source, redact
+from edgeseg.runtime.sources import Source, open_source, redact
+from edgeseg.runtime.sources.inject import FaultInjector, parse_faults
+from edgeseg.runtime.sources.supervised import supervise
 from edgeseg.runtime.summary import RunRecorder, RunSummary
 
 
@@ -32,8 +38,8 @@ from edgeseg.runtime.summary import RunRecorder, RunSummary
     "--source",
     required=True,
     metavar="S",
-    help="A file, an image folder, a camera number, /dev/videoN, an rtsp://, http:// or udp:// URL, or "
-    "synthetic://street?size=640x480&fps=25&seed=0.",
+    help="A file, an image folder, a camera number, /dev/videoN, csi://0?size=1280x720&fps=30, an rtsp://, http:// or "
+    "udp:// URL, gst:PIPELINE that ends in an appsink, or synthetic://street?size=640x480&fps=25&seed=0.",
 )
 @click.option(
     "--sink",
@@ -42,7 +48,17 @@ from edgeseg.runtime.summary import RunRecorder, RunSummary
     default=("null",),
     show_default=True,
     metavar="K",
-    help="video:FILE, images:DIR (overlays), masks:DIR (class indices) or null. May be repeated.",
+    help="video:FILE or images:DIR (overlays), masks:DIR (class indices), jsonl:FILE (records), window or null. "
+    "May be repeated.",
+)
+@click.option("--fault", metavar="F", help="Faults to inject into a live source: stall:5@10,freeze:2@20,resize@30, ...")
+@click.option(
+    "--slo",
+    "objectives",
+    multiple=True,
+    metavar="O",
+    callback=lambda _context, _option, texts: tuple(parse_objective(text) for text in texts),
+    help="What the run must meet, else exit status 1: age_p99=100ms, fps>=20 or dropped<=5%. May be repeated.",
 )
 @click.option("--max-frames", type=click.IntRange(min=1), metavar="N", help="End when N frames reached the sinks.")
 @click.option("--precision", default="auto", show_default=True, help="Which of the bundle's graphs to run.")
@@ -55,6 +71,8 @@ def run(
     bundle: str,
     source: str,
     sinks: tuple[str, ...],
+    fault: str | None,
+    objectives: tuple[Objective, ...],
     max_frames: int | None,
     precision: str,
     backend: str,
@@ -70,11 +88,11 @@ def run(
     with open_bundle(bundle) as opened, ExitStack() as stack:
         engine = open_backend(opened, backend=backend, precision=precision, threads=threads)
         stack.callback(engine.close)
-        camera = open_source(source)
+        camera = open_supervised(source, fault)
         stack.callback(camera.close)
         outlets = []
         for spec in sinks:
-            outlets.append(open_sink(spec, contract=opened.contract, fps=camera.fps))
+            outlets.append(open_sink(spec, contract=opened.contract, fps=camera.fps, live=camera.live))
             stack.callback(outlets[-1].close)
         with stop_on_signals(stop), LiveLine() as live:
             summary = run_pipeline(
@@ -90,8 +108,21 @@ def run(
             precision=engine.precision,
             backend=engine.name,
             source=redact(source),
-            sinks=list(sinks),
         )
+        raise_failed_sinks(summary)
+        require(objectives, summary)
+
+
+def open_supervised(url: str, fault: str | None = None) -> Source:
+    """Open `url` so that a live source's faults are survived, those that `fault` orders among them."""
+    opener: Callable[[], Source] = partial(open_source, url)
+    if fault is not None:
+        opener = FaultInjector(opener, parse_faults(fault)).open
+    camera = opener()
+    if fault is not None and not camera.live:
+        camera.close()
+        raise SourceError(f"--fault on {redact(url)}, which is not live", fix="use a camera, a stream or synthetic://")
+    return supervise(camera, opener, name=redact(url))
 
 
 @contextmanager
@@ -177,5 +208,23 @@ def print_summary(summary: RunSummary, *, title: str) -> None:
         f"{summary.frames} frames{rate}, {summary.dropped} dropped{f' ({causes})' if causes else ''}, "
         f"capture time: {summary.clock}"
     )
+    if summary.faults:
+        kinds = Counter(fault.kind for fault in summary.faults)
+        worst_ms = max((fault.recovery_ms or 0.0 for fault in summary.faults), default=0.0)
+        told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        console.print(f"faults survived: {told}, the longest for {worst_ms / 1000:.1f} s")
+    for sink in summary.sinks:
+        if sink.dropped or sink.error:
+            why = f": {sink.error}" if sink.error else ""
+            console.print(f"{sink.sink} took {sink.frames} and dropped {sink.dropped}{why}", markup=False)
     if summary.confusion and summary.confusion.miou is not None:
         console.print(f"mIoU {summary.confusion.miou:.1f} % against the source's own truth")
+
+
+def raise_failed_sinks(summary: RunSummary) -> None:
+    """Raise `SinkError` if a sink failed on the way: a live run went on without it, but its output is not whole."""
+    failed = [f"{sink.sink} ({sink.error})" for sink in summary.sinks if sink.error]
+    if failed:
+        raise SinkError(
+            f"the run went on without {', '.join(failed)}", fix="see that they can be written, and run again"
+        )

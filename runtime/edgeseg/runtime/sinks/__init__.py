@@ -9,6 +9,7 @@ from typing import Protocol
 from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.errors import SinkError
 from edgeseg.runtime.frame import Result
+from edgeseg.runtime.sinks.feed import Feed
 
 
 class Sink(Protocol):
@@ -27,7 +28,7 @@ class Sink(Protocol):
 class NullSink:
     """Takes results and keeps nothing."""
 
-    def __init__(self, spec: str = "null") -> None:
+    def __init__(self, spec: str = "null", place: str = "", feed: Feed | None = None) -> None:
         self.spec = spec
 
     def write(self, result: Result) -> None:
@@ -41,16 +42,18 @@ SINKS = {
     "video": ("edgeseg.runtime.sinks.video:VideoSink", "FILE"),
     "images": ("edgeseg.runtime.sinks.images:ImagesSink", "DIR"),
     "masks": ("edgeseg.runtime.sinks.images:MasksSink", "DIR"),
+    "jsonl": ("edgeseg.runtime.sinks.jsonl:JsonlSink", "FILE"),
+    "window": ("edgeseg.runtime.sinks.window:WindowSink", ""),
     "null": ("edgeseg.runtime.sinks:NullSink", ""),
 }
 """Kind -> where its class is, and what follows the colon."""
 
 
-def open_sink(spec: str, *, contract: Contract, fps: float | None) -> Sink:
-    """Open the sink that `spec` names: `video:FILE`, `images:DIR`, `masks:DIR` or `null`.
+def open_sink(spec: str, *, contract: Contract, fps: float | None, live: bool = False) -> Sink:
+    """Open the sink that `spec` names: `video:FILE`, `images:DIR`, `masks:DIR`, `jsonl:FILE`, `window` or `null`.
 
-    `fps` is the source's nominal rate, None where it has none; only videos use it. Raises `SinkError` for an unknown
-    kind, a missing or needless place, and a place that cannot be written to.
+    `fps` is the source's nominal rate, None where it has none, and `live` whether the source is. Raises `SinkError` for
+    an unknown kind, a missing or needless place, and a place that cannot be written to.
     """
     kind, _, place = spec.partition(":")
     usage = [f"{name}:{what}" if what else name for name, (_, what) in SINKS.items()]
@@ -62,4 +65,4 @@ def open_sink(spec: str, *, contract: Contract, fps: float | None) -> Sink:
         raise SinkError(found, expected=f"{kind}:{what}" if what else kind)
     module, _, name = target.partition(":")
     factory: Callable[..., Sink] = getattr(import_module(module), name)
-    return factory(spec, place, contract, fps) if what else factory(spec)
+    return factory(spec, place, Feed(contract=contract, fps=fps, live=live))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import cv2
 
-from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.errors import SinkError
 from edgeseg.runtime.frame import Image, Mask, Result
 from edgeseg.runtime.overlay import RateMeter, draw_overlay
+from edgeseg.runtime.sinks.feed import Feed
 
 
 class _FolderSink:
@@ -18,9 +18,10 @@ class _FolderSink:
     ending: str
     options: tuple[int, int]
 
-    def __init__(self, spec: str, place: str, contract: Contract, fps: float | None) -> None:
-        self.spec, self.contract, self.folder = spec, contract, Path(place)
-        self._names: set[str] = set()
+    def __init__(self, spec: str, place: str, feed: Feed) -> None:
+        self.spec, self.contract, self.folder = spec, feed.contract, Path(place)
+        # A live source numbers its frames, so no name comes twice, and months of names would fill the memory.
+        self._names: set[str] | None = None if feed.live else set()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -29,12 +30,13 @@ class _FolderSink:
             ) from error
 
     def _save(self, name: str, picture: Image | Mask) -> None:
-        if name in self._names:
+        if self._names is not None and name in self._names:
             raise SinkError(
                 f"two frames are named {name!r}, so one file in {self.folder} would overwrite the other",
                 fix="give the images of the source different stems",
             )
-        self._names.add(name)
+        if self._names is not None:
+            self._names.add(name)
         path = self.folder / f"{name}{self.ending}"
         data = cv2.imencode(self.ending, picture, self.options)[1].tobytes()
         try:
@@ -55,8 +57,8 @@ class ImagesSink(_FolderSink):
     ending = ".jpg"
     options = (cv2.IMWRITE_JPEG_QUALITY, 93)
 
-    def __init__(self, spec: str, place: str, contract: Contract, fps: float | None) -> None:
-        super().__init__(spec, place, contract, fps)
+    def __init__(self, spec: str, place: str, feed: Feed) -> None:
+        super().__init__(spec, place, feed)
         self._rate = RateMeter()
 
     def write(self, result: Result) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.errors import SinkError
 from edgeseg.runtime.files import whole_file
 from edgeseg.runtime.frame import Image, Result
 from edgeseg.runtime.overlay import RateMeter, draw_overlay
+from edgeseg.runtime.sinks.feed import Feed
 
 FOURCCS = ("avc1", "mp4v")
 """H.264 plays everywhere, browsers included, but pip's OpenCV has no encoder for it; MPEG-4 is always there."""
@@ -26,14 +26,18 @@ DEFAULT_FPS = 25.0
 
 
 class VideoSink:
-    """Writes one overlay per result, at the source's nominal rate, in the first frame's size.
+    """Writes overlays at the source's nominal rate, in the first frame's size.
+
+    Of a file, one per result. Of a live source as many as its capture times ask for, so that the clip's clock is the
+    camera's to within one frame: the overlay before is repeated where frames are missing, and of two that fall
+    into one period the first is kept.
 
     The file is opened at the first frame and takes its name in `close`, once its index is written and it has been
     opened again to count its frames. A run without frames leaves no file.
     """
 
-    def __init__(self, spec: str, place: str, contract: Contract, fps: float | None) -> None:
-        self.spec, self.contract, self.path = spec, contract, Path(place)
+    def __init__(self, spec: str, place: str, feed: Feed) -> None:
+        self.spec, self.contract, self.path = spec, feed.contract, Path(place)
         if self.path.suffix.lower() != ".mp4":
             raise SinkError(f"video {place}", expected="a name that ends in .mp4", fix=f"use video:{place}.mp4")
         if self.path.is_dir():
@@ -44,7 +48,9 @@ class VideoSink:
             raise SinkError(
                 f"folder {self.path.parent} cannot be made ({error.strerror})", fix="name a file in a writable folder"
             ) from error
-        self._fps = fps or DEFAULT_FPS
+        # MPEG-4's clock allows five digits, so two decimals are kept.
+        self._fps = round(feed.fps or DEFAULT_FPS, 2)
+        self._live = feed.live
         self._fourccs = usable_fourccs()
         self._rate = RateMeter()
         self._open = ExitStack()
@@ -52,15 +58,31 @@ class VideoSink:
         self._partial = self.path
         self._size_hw = (0, 0)
         self._frames = 0
+        self._first_captured_ns = 0
+        self._last: Image | None = None
 
     def write(self, result: Result) -> None:
         """Append the overlay of `result`. Raises `SinkError` if no encoder takes its size."""
+        due = self._frames_due(result.frame.captured_ns) if self._live else 1
+        if not due:
+            return
         overlay = _even(draw_overlay(result, self.contract, fps=self._rate.tick(result.masked_ns)))
         writer = self._writer or self._start(overlay.shape[:2])
         if overlay.shape[:2] != self._size_hw:
             overlay = cv2.resize(overlay, self._size_hw[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        for _ in range(due - 1):
+            writer.write(self._last if self._last is not None else overlay)
         writer.write(overlay)
-        self._frames += 1
+        self._last = overlay if self._live else None
+        self._frames += due
+
+    def _frames_due(self, captured_ns: int) -> int:
+        """Return how many frames bring the clip up to `captured_ns`; 0 if it is a period ahead already."""
+        if not self._frames:
+            self._first_captured_ns = captured_ns
+        place = (captured_ns - self._first_captured_ns) / 1e9 * self._fps
+        # A camera's jitter must not make it skip one frame and repeat the next, so one that is early takes its place.
+        return round(place) - self._frames + 1 if place > self._frames else int(place > self._frames - 1)
 
     def close(self) -> None:
         """Finish the file and give it its name. Raises `SinkError`, leaving nothing, if it cannot be read back."""
@@ -105,8 +127,7 @@ def _even(image: Image) -> Image:
 
 
 def _open_writer(path: Path, fourcc: str, fps: float, size_hw: tuple[int, int]) -> cv2.VideoWriter:
-    # MPEG-4's clock allows five digits, so two decimals are kept.
-    return cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*fourcc), round(fps, 2), size_hw[::-1])
+    return cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*fourcc), fps, size_hw[::-1])
 
 
 def _count_frames(path: Path) -> int:

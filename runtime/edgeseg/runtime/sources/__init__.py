@@ -7,7 +7,7 @@ from typing import Protocol
 
 from edgeseg.runtime.errors import SourceError
 from edgeseg.runtime.frame import Frame
-from edgeseg.runtime.sources.url import redact, scheme_of
+from edgeseg.runtime.sources.url import PIPELINE_PREFIX, redact, scheme_of
 
 __all__ = ["Source", "open_source", "redact"]
 
@@ -32,13 +32,20 @@ class Source(Protocol):
         """Where `captured_ns` comes from: `driver` (the driver's timestamp), `arrival` or `synthetic`."""
 
     def read(self) -> Frame | None:
-        """Wait for the next frame; None at the end and after `close`. Raises `SourceError` if it stops giving any."""
+        """Wait for the next frame; None at the end and after `close`.
+
+        Raises `SourceError` if it stops giving any, and `CorruptFrameError`, one of its kinds, for a single frame that
+        cannot be decoded and takes a number.
+        """
 
     def close(self) -> None:
         """Give the device or file back. Safe to call twice and from any thread; a `read` in progress ends soon."""
 
 
-_FORMS = "a file, an image folder, a camera number, /dev/videoN, rtsp://, http://, udp:// or synthetic://street"
+_FORMS = (
+    "a file, an image folder, a camera number, /dev/videoN, csi://N, rtsp://, http://, udp://, gst:PIPELINE or "
+    "synthetic://street"
+)
 
 
 def open_source(url: str) -> Source:
@@ -52,12 +59,19 @@ def open_source(url: str) -> Source:
     from edgeseg.runtime.sources.camera import open_camera
     from edgeseg.runtime.sources.file import FileSource
     from edgeseg.runtime.sources.folder import FolderSource
+    from edgeseg.runtime.sources.gstreamer import decodes_rtsp, open_csi, open_pipeline, open_rtsp
     from edgeseg.runtime.sources.stream import STREAM_SCHEMES, open_stream
     from edgeseg.runtime.sources.synthetic import open_synthetic
 
     scheme = scheme_of(url)
     if scheme == "synthetic":
         return open_synthetic(url)
+    if scheme == "csi":
+        return open_csi(url)
+    if url.startswith(PIPELINE_PREFIX):
+        return open_pipeline(url)
+    if scheme == "rtsp" and decodes_rtsp():
+        return open_rtsp(url)
     if scheme in STREAM_SCHEMES:
         return open_stream(url)
     if scheme is not None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import cv2
 
 from edgeseg.runtime.frame import Frame, Image
+from edgeseg.runtime.sources.faults import CorruptFrameError
 
 _OPENING = threading.Lock()
 
@@ -46,7 +47,10 @@ class CaptureSource:
         self._reading, self._closing = threading.Lock(), False
 
     def read(self) -> Frame | None:
-        """Wait for the next frame; None at the end and after `close`."""
+        """Wait for the next frame; None at the end and after `close`.
+
+        Raises `CorruptFrameError` for one that cannot be decoded; the next may be.
+        """
         try:
             with self._reading:
                 return None if self._closing else self._read()
@@ -69,7 +73,10 @@ class CaptureSource:
         if image is None and self._capture.grab():
             # Before it is retrieved: decoding a camera's picture is part of its age.
             captured_ns = self._captured_ns()
-            image = self._capture.retrieve()[1]
+            decoded, image = self._capture.retrieve()
+            if not decoded:
+                self._next_id += 1
+                raise CorruptFrameError(self._next_id - 1)
         if image is None:
             if not self._closing:
                 self._out_of_frames()

@@ -8,6 +8,10 @@ from urllib.parse import parse_qsl
 
 from edgeseg.runtime.errors import SourceError
 
+PIPELINE_PREFIX = "gst:"
+
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'')
+_ELEMENT = re.compile(r"[a-z][a-z0-9_]*")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
@@ -22,15 +26,28 @@ def redact(url: str) -> str:
     """Return `url` without what may be secret: user and password, and the values of its query.
 
     Everything up to the last `@` counts as user and password, as passwords with `/` or `?` in them are met in the
-    field. Files, cameras and `synthetic://` come back as they are.
+    field. Of a `gst:` pipeline only the elements' names are left. Files, cameras, `csi://` and `synthetic://` come back
+    as they are.
     """
+    if url.startswith(PIPELINE_PREFIX):
+        return _redact_pipeline(url)
     scheme = scheme_of(url)
-    if scheme is None or scheme == "synthetic":
+    if scheme in (None, "synthetic", "csi"):
         return url
     _, at, rest = url.rpartition("@")
     if at:
         return f"{scheme}://***@{_redact_query(rest)}"
     return _redact_query(url)
+
+
+def _redact_pipeline(url: str) -> str:
+    bare = _QUOTED.sub("", url[len(PIPELINE_PREFIX) :])
+    parts = re.split(r"\s+!\s+", bare.strip())
+    # An open quote, or a first word that is no element, may be a part of a password.
+    names = [part.split()[0] if part.split() else "" for part in parts]
+    if any(quote in bare for quote in "\"'"):
+        return f"{PIPELINE_PREFIX}***"
+    return PIPELINE_PREFIX + " ! ".join(name if _ELEMENT.fullmatch(name) else "***" for name in names)
 
 
 def _redact_query(text: str) -> str:
