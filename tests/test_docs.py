@@ -20,6 +20,7 @@ PAGES = (
     "docs/data.md",
     "docs/train.md",
     "docs/export.md",
+    "docs/quantisation.md",
     "docs/check.md",
     "docs/run.md",
     "docs/deploy.md",
@@ -29,6 +30,9 @@ PAGES = (
 SETTINGS = """
 [demo]
 seconds = 0.5
+[export]
+max-drop = 100
+max-class-drop = 100
 [train]
 epochs = 1
 size = "96x64"
@@ -65,7 +69,7 @@ def desk(street_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_that_a_page_shows_runs(desk: Path, tiny_bundle: Path, page: str) -> None:
-    if page == "docs/export.md":
+    if page in ("docs/export.md", "docs/quantisation.md"):
         edgeseg(["train", "my-dataset", "--out", "runs/yard"])
     if page in ("docs/check.md", "docs/run.md", "docs/deploy.md"):
         shutil.copytree(tiny_bundle, "yard")

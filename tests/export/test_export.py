@@ -59,7 +59,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, streets: Dataset, tiny_
 def test_command_makes_a_bundle_of_a_run(run_folder: Path, street_dataset: Path, tmp_path: Path) -> None:
     out, document = tmp_path / "bundles" / "Street", tmp_path / "export.json"
     arguments = ["export", str(run_folder), "--data", str(street_dataset), "--out", str(out), "--json", str(document)]
-    result = CliRunner().invoke(main, arguments)
+    result = CliRunner().invoke(main, [*arguments, "--precision", "fp32"])
     assert result.exit_code == 0, result.output
     bundle, figures = open_bundle(out), json.loads(document.read_text())
     assert bundle.name == "street"
@@ -67,6 +67,7 @@ def test_command_makes_a_bundle_of_a_run(run_folder: Path, street_dataset: Path,
     assert figures["bundle"] == {"name": "street", "manifest_sha256": bundle.manifest_sha256}
     assert figures["images"] == figures["parity"]["images"] == 4
     assert figures["parity"]["agreement"] >= MIN_AGREEMENT
+    assert bundle.precisions == tuple(figures["stages"]) == ("fp32",)
     assert "of the pixels of 4 images" in result.output and "bundle street" in result.output
     assert [path.name for path in out.parent.iterdir()] == ["Street"]
 
@@ -75,7 +76,7 @@ def test_attached_files_are_carried_and_pinned(run_folder: Path, street_dataset:
     card = tmp_path / "MODEL_CARD.md"
     card.write_text("what it was trained on")
     arguments = ["export", str(run_folder), "--data", str(street_dataset), "--out", str(tmp_path / "out")]
-    result = CliRunner().invoke(main, [*arguments, "--attach", str(card)])
+    result = CliRunner().invoke(main, [*arguments, "--precision", "fp32", "--attach", str(card)])
     assert result.exit_code == 0, result.output
     assert "MODEL_CARD.md" in open_bundle(tmp_path / "out").manifest.files
     (tmp_path / "manifest.json").write_text("{}")

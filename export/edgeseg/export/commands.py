@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from rich.table import Table
 
 from edgeseg.export.make import Exported, export_bundle
+from edgeseg.export.quantise.gate import Limits
+from edgeseg.export.quantise.lower import Quantisation
+from edgeseg.export.quantise.search import Row
 from edgeseg.runtime.commands.common import console, json_option, write_document
 from edgeseg.runtime.dataset import load_dataset
 from edgeseg.runtime.environment import environment
-from edgeseg.runtime.manifest import NAME_PATTERN
+from edgeseg.runtime.manifest import NAME_PATTERN, PRECISIONS, Precision, Stage
 from edgeseg.train.run import load_run
 
 
@@ -30,6 +35,43 @@ from edgeseg.train.run import load_run
     metavar="FILE",
     help="Carry FILE in the bundle: a model card, a licence. May be repeated.",
 )
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice(PRECISIONS),
+    multiple=True,
+    help="Graph to put in the bundle beside fp32. May be repeated; only fp32 is quick.  [default: all]",
+)
+@click.option(
+    "--max-drop", type=float, default=0.5, show_default=True, metavar="POINTS", help="mIoU that INT8 may lose to fp32."
+)
+@click.option(
+    "--max-class-drop", type=float, default=2.0, show_default=True, metavar="POINTS", help="IoU a class may lose."
+)
+@click.option(
+    "--max-raised",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    metavar="LAYERS",
+    help="Convolutions of a graph that may leave INT8 to stay within these.",
+)
+@click.option(
+    "--calibration-images",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    metavar="IMAGES",
+    help="Pictures of the run's own training splits to observe ranges on.",
+)
+@click.option(
+    "--holdout-images",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    metavar="IMAGES",
+    help="Others of them to compare ways of quantising on.",
+)
 @click.option("--name", help="The bundle's own name.  [default: --out without its ending]")
 @json_option
 def export(
@@ -38,13 +80,21 @@ def export(
     out: Path,
     split: str,
     attachments: tuple[Path, ...],
+    precisions: tuple[Precision, ...],
+    max_drop: float,
+    max_class_drop: float,
+    max_raised: int,
+    calibration_images: int,
+    holdout_images: int,
     name: str | None,
     json_path: Path | None,
 ) -> None:
     """Make a bundle of RUN, a folder that `edgeseg train` left.
 
-    The bundle holds the fp32 graph with pre- and postprocessing inside, golden frames and a manifest. The graph must
-    agree with the network on 99.9 % of the pixels of 50 images; if not, no bundle is left.
+    The bundle holds the graph with pre- and postprocessing inside in fp32, fp16, INT8 for TensorRT and INT8 for ONNX
+    Runtime's CPU kernels, golden frames and a manifest. The fp32 graph must agree with the network on 99.9 % of the
+    pixels of 50 images, and INT8 may lose no more points of --split than --max-drop and --max-class-drop allow; if
+    not, no bundle is left.
     """
     name = out.stem.lower() if name is None else name
     if not re.fullmatch(NAME_PATTERN, name):
@@ -53,7 +103,19 @@ def export(
         )
     started = time.monotonic()
     exported = export_bundle(
-        load_run(run), load_dataset(data), split=split, name=name, out=out, attachments=attachments
+        load_run(run),
+        load_dataset(data),
+        split=split,
+        name=name,
+        out=out,
+        attachments=attachments,
+        quantisation=Quantisation(
+            precisions=precisions or PRECISIONS,
+            limits=Limits(drop=max_drop, class_drop=max_class_drop),
+            max_raised=max_raised,
+            calibration_images=calibration_images,
+            holdout_images=holdout_images,
+        ),
     )
     seconds = time.monotonic() - started
     _say(exported, out, seconds)
@@ -63,6 +125,12 @@ def export(
         bundle={"name": name, "manifest_sha256": exported.manifest_sha256},
         precision="fp32",
         **exported.score.model_dump(mode="json", exclude_none=True),
+        stages={
+            precision: stage.model_dump(mode="json", exclude_none=True)
+            for precision, stage in exported.manifest.stages.items()
+        },
+        tried=[row.document() for row in exported.rows],
+        golden=exported.manifest.golden.agreement,
         parity={"agreement": exported.parity.agreement, "images": exported.parity.images},
         seconds=round(seconds, 1),
         environment=environment(),
@@ -70,10 +138,36 @@ def export(
 
 
 def _say(exported: Exported, out: Path, seconds: float) -> None:
-    score, parity = exported.score, exported.parity
+    parity = exported.parity
     megabytes = sum(entry.size for entry in exported.manifest.files.values()) / 1e6
-    miou = "" if score.miou is None else f"mIoU {score.miou:.2f} on {score.images} images of {score.split}; "
     agreement = math.floor(parity.agreement * 1e5) / 1e3  # never rounded up to a perfect 100
+    if exported.rows:
+        console.print(tried_table(exported.rows))
     console.print(f"graph and network agree on {agreement:.3f} % of the pixels of {parity.images} images")
-    console.print(f"fp32: {miou}{len(exported.manifest.golden.frames)} golden frames")
+    for precision, stage in exported.manifest.stages.items():
+        console.print(_line(precision, stage))
+    console.print(f"{len(exported.manifest.golden.frames)} golden frames")
     console.print(f"wrote {out}: bundle {exported.manifest.name}, {megabytes:.1f} MB, in {seconds:.0f} s")
+
+
+def _line(precision: str, stage: Stage) -> str:
+    miou = f"on {stage.images} images" if stage.miou is None else f"mIoU {stage.miou:.2f} on {stage.images} images"
+    lost = "" if stage.drop is None else f", {stage.drop:+.2f} lost to fp32, {stage.class_drop:+.2f} by the worst class"
+    raised = "".join(f"; {name} stays {why.precision} ({why.reason})" for name, why in stage.raised.items())
+    return f"{precision}: {miou} of {stage.split}{lost}{raised}"
+
+
+def tried_table(rows: Sequence[Row]) -> Table:
+    """Return a table of the ways of quantising that were tried on the calibration hold-out."""
+    table = Table(title=f"tried on {rows[0].images} held-out images", title_justify="left")
+    table.add_column("graph")
+    table.add_column("estimator")
+    table.add_column("weights")
+    table.add_column("raised")
+    for heading in ("mIoU", "lost", "worst class", "pixels as fp32"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        figures = (f"{row.miou:.2f}", f"{row.drop:+.2f}", f"{row.class_drop:+.2f} {row.worst_class}")
+        agreement = f"{math.floor(row.agreement * 1e4) / 1e2:.2f} %"
+        table.add_row(row.precision, row.estimator, row.weights, ", ".join(row.raised), *figures, agreement)
+    return table

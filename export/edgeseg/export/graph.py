@@ -79,7 +79,15 @@ def finish_graph(model: ModelProto) -> bytes:
     graph.name = "segmenter"
     _drop_remarks(model)
     _rename(graph)
-    del graph.value_info[:]
+    return seal_graph(model)
+
+
+def seal_graph(model: ModelProto) -> bytes:
+    """Note the shape and type of every value of `model`, check it and serialise it. In place.
+
+    Raises `ExportError` if ONNX's checker or shape inference objects, or a shape depends on the data.
+    """
+    del model.graph.value_info[:]
     try:
         model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
         onnx.checker.check_model(model, full_check=True)

@@ -6,24 +6,35 @@ import json
 import shutil
 import subprocess
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from edgeseg.export.golden import FP32_AGREEMENT, write_golden_frames
+from edgeseg.export.golden import write_golden_frames
 from edgeseg.export.graph import export_graph
-from edgeseg.export.parity import MIN_AGREEMENT, Parity, check_parity, choose_pairs
-from edgeseg.runtime.backends import Backend, open_backend
-from edgeseg.runtime.bundle import open_bundle, pack_bundle, write_bundle
+from edgeseg.export.judge import GateError, Judge
+from edgeseg.export.parity import Parity, check_parity, choose_pairs
+from edgeseg.export.quantise.calibration import Pictures
+from edgeseg.export.quantise.lower import Quantisation, choose_int8, choose_run_pictures, lower_to_fp16
+from edgeseg.export.quantise.search import Row
+from edgeseg.runtime.backends import Backend
+from edgeseg.runtime.bundle import pack_bundle, write_bundle
 from edgeseg.runtime.commands.common import progress
 from edgeseg.runtime.dataset import Dataset
-from edgeseg.runtime.environment import environment
 from edgeseg.runtime.errors import ExportError
-from edgeseg.runtime.evaluate import BundlePredictor, check_classes, evaluate
+from edgeseg.runtime.evaluate import check_classes
 from edgeseg.runtime.files import sha256_file, whole_folder, write_bytes
-from edgeseg.runtime.manifest import MANIFEST, SIGNATURE, Golden, Manifest, Provenance, Stage, model_name
+from edgeseg.runtime.manifest import (
+    MANIFEST,
+    SIGNATURE,
+    Calibration,
+    Golden,
+    Manifest,
+    Provenance,
+    Stage,
+    model_name,
+)
 from edgeseg.train.predict import Predictor
 from edgeseg.train.run import LoadedRun
 
@@ -37,60 +48,97 @@ class Exported:
     manifest: Manifest
     manifest_sha256: str
     parity: Parity
-    score: Stage
+    rows: tuple[Row, ...] = ()
+    """Every way of quantising that was tried, on the calibration hold-out."""
+
+    @property
+    def score(self) -> Stage:
+        """What fp32 scored."""
+        return self.manifest.stages["fp32"]
 
 
 def export_bundle(
-    run: LoadedRun, dataset: Dataset, *, split: str, name: str, out: Path, attachments: Sequence[Path] = ()
+    run: LoadedRun,
+    dataset: Dataset,
+    *,
+    split: str,
+    name: str,
+    out: Path,
+    attachments: Sequence[Path] = (),
+    quantisation: Quantisation | None = None,
 ) -> Exported:
     """Make the bundle `name` of `run` at `out`: a folder, or one file where `out` ends in `.edgeseg`.
 
-    The graph is compared with the network, and scored, on `split` of `dataset`. `attachments` are carried under
-    their own names. `out` appears whole or not at all; a bundle that was there before is replaced. Raises
-    `ExportError` if the graph is not sound, does not agree with the network, or `out` holds something else;
-    `DatasetError` if the classes are not the network's.
+    The graph is compared with the network, and scored, on `split` of `dataset`; so are the graphs of the other
+    precisions that `quantisation` names (None: fp32 alone), which calibrate on the run's own training splits.
+    `attachments` are carried under their own names. `out` appears whole or not at all; a bundle that was there before
+    is replaced. Raises `ExportError` if the graph is not sound, does not agree with the network, loses more than it
+    may in another precision (a report is left beside `out`), or `out` holds something else; `DatasetError` if the
+    classes are not the network's.
     """
+    quantisation = quantisation or Quantisation(precisions=("fp32",))
     check_classes(run.contract, dataset)
     dataset.pairs(split)  # a split that cannot be used is better named before the work than after
+    pictures = choose_run_pictures(run, dataset, split, quantisation) if quantisation.has_int8 else None
     _refuse_foreign(out)
+    job = _Job(run=run, dataset=dataset, split=split, name=name, attachments=attachments)
     try:
         if out.suffix != ARCHIVE_ENDING:
             with whole_folder(out) as folder:
-                return _fill(folder, run, dataset, split, name, attachments)
+                return _fill(folder, job, quantisation, pictures)
         with TemporaryDirectory(prefix="edgeseg-export-") as unpacked:
-            exported = _fill(Path(unpacked), run, dataset, split, name, attachments)
+            exported = _fill(Path(unpacked), job, quantisation, pictures)
             out.parent.mkdir(parents=True, exist_ok=True)
             pack_bundle(unpacked, out)
             return exported
+    except GateError as error:
+        raise error.keep(out) from None
     except OSError as error:
         raise ExportError(
             f"cannot write {out}: {error.strerror or error}", fix="mend the disk or choose another --out"
         ) from error
 
 
-def _fill(
-    folder: Path, run: LoadedRun, dataset: Dataset, split: str, name: str, attachments: Sequence[Path]
-) -> Exported:
-    for attachment in attachments:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    run: LoadedRun
+    dataset: Dataset
+    split: str
+    name: str
+    attachments: Sequence[Path]
+
+
+def _fill(folder: Path, job: _Job, wanted: Quantisation, pictures: Pictures | None) -> Exported:
+    for attachment in job.attachments:
         _attach(attachment, folder)
     with progress("exporting the graph"):
-        write_bytes(folder / model_name("fp32"), export_graph(run.network, run.contract))
-    provenance = _provenance(run)
-    # A draft first: the graph is then compared and scored through the very door that a device opens.
-    write_bundle(folder, name=name, contract=run.contract, stages={}, golden=Golden(), provenance=provenance)
-    with closing(open_backend(open_bundle(folder), backend="ort", precision="fp32")) as backend:
-        parity = _compare(run, backend, dataset, split)
-        score = _score(run, backend, parity, dataset, split)
-        golden = write_golden_frames(folder, run.contract, backend.infer)
+        fp32 = export_graph(job.run.network, job.run.contract)
+        write_bytes(folder / model_name("fp32"), fp32)
+    int8 = None if pictures is None else choose_int8(fp32, job.run, job.dataset, pictures, wanted)
+    judge = Judge(folder, job.run.contract, job.dataset, job.split, wanted.limits)
+    with judge.open("fp32") as (_, backend):
+        parity = _compare(job.run, backend, job.dataset, job.split)
+        judge.score_fp32(backend, parity)
+        judge.golden_frames = write_golden_frames(folder, job.run.contract, backend.infer)
+    if "fp16" in wanted.precisions:
+        judge.score_fp16(lower_to_fp16(fp32))
+    for placement in int8.placements.values() if int8 is not None else ():
+        judge.pass_gate(int8.search, placement)
+    record = None if int8 is None else int8.pictures.record
     manifest = write_bundle(
         folder,
-        name=name,
-        contract=run.contract,
-        stages={"fp32": score},
-        golden=Golden(frames=golden, agreement={"fp32": FP32_AGREEMENT}),
-        provenance=provenance,
+        name=job.name,
+        contract=job.run.contract,
+        stages=judge.stages,
+        golden=Golden(frames=judge.golden_frames, agreement=judge.golden),
+        provenance=_provenance(job.run, record),
     )
-    return Exported(manifest=manifest, manifest_sha256=sha256_file(folder / MANIFEST), parity=parity, score=score)
+    return Exported(
+        manifest=manifest,
+        manifest_sha256=sha256_file(folder / MANIFEST),
+        parity=parity,
+        rows=tuple(int8.search.rows) if int8 is not None else (),
+    )
 
 
 def _attach(attachment: Path, folder: Path) -> None:
@@ -106,21 +154,7 @@ def _compare(run: LoadedRun, backend: Backend, dataset: Dataset, split: str) -> 
         return check_parity(network, backend.infer, run.contract, dataset, pairs, advance=advance)
 
 
-def _score(run: LoadedRun, backend: Backend, parity: Parity, dataset: Dataset, split: str) -> Stage:
-    with progress(f"scoring on {split}", len(dataset.pairs(split))) as advance:
-        predictor = BundlePredictor(contract=run.contract, backend=backend)
-        matrix = evaluate(predictor, dataset, split, advance=advance)
-    return Stage(
-        **matrix.document(),
-        split=split,
-        split_sha256=dataset.digest(split),
-        instruction_set=environment().get("instruction_set", ()),
-        pixel_agreement=parity.agreement,
-        thresholds={"pixel_agreement": MIN_AGREEMENT},
-    )
-
-
-def _provenance(run: LoadedRun) -> Provenance:
+def _provenance(run: LoadedRun, calibration: Calibration | None) -> Provenance:
     metadata = run.metadata
     return Provenance(
         dataset=metadata["dataset"],
@@ -129,6 +163,7 @@ def _provenance(run: LoadedRun) -> Provenance:
         commit=_commit(),
         packages=metadata["packages"],
         training=json.loads(json.dumps(metadata["config"])),  # tuples become lists, as they are in a file
+        calibration=calibration,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
 

@@ -59,6 +59,27 @@ class FileEntry(_Part):
     sha256: Sha256
 
 
+class Raised(_Part):
+    """A layer that the gate raised to a higher precision, and why."""
+
+    precision: Literal["fp16", "fp32"]
+    reason: str
+
+
+class Calibration(_Part):
+    """The pictures that the ranges of INT8 were observed on, and those that chose between the options."""
+
+    splits: dict[str, Sha256]
+    """Digest of every split that the pictures come from, by `Dataset.digest`."""
+    images: int = Field(ge=1)
+    images_sha256: Sha256
+    """Over the names and contents of just these pictures."""
+    holdout: str
+    """The split, or the part of one, that the options were compared on."""
+    holdout_images: int = Field(ge=1)
+    holdout_sha256: Sha256
+
+
 class Stage(_Part):
     """What the graph of one precision scored, on which pictures and which arithmetic, and what it had to pass."""
 
@@ -75,6 +96,14 @@ class Stage(_Part):
     """Share of pixels on which it gave the class that the network or graph it was made from gives."""
     thresholds: dict[str, float] = {}
     """Limits that held when the bundle was made, by the name of the figure that each limits."""
+    drop: float | None = None
+    """Points of mIoU lost to fp32 on the same pictures; below zero where it gained."""
+    class_drop: float | None = None
+    """Points that the class lost that lost most."""
+    options: dict[str, str] = {}
+    """How it was made, where there was a choice."""
+    raised: dict[str, Raised] = {}
+    """Convolutions of the graph that are not INT8."""
 
 
 class Golden(_Part):
@@ -95,6 +124,7 @@ class Provenance(_Part):
     packages: dict[str, str] = {}
     training: dict[str, JsonValue] = {}
     """The settings that it was trained with."""
+    calibration: Calibration | None = None
     created: str
     """ISO 8601, UTC."""
 

@@ -35,18 +35,10 @@ class OrtBackend:
 
     def __init__(self, bundle: Bundle, precision: str = "auto", threads: int | None = None) -> None:
         """Load the graph. `threads` None is one per core that this process may use. Raises `BackendError`."""
-        self.precision = _choose_precision(bundle) if precision == "auto" else precision
-        options = ort.SessionOptions()
-        # Given a number, ONNX Runtime pins no thread to a core; its own choice counts cores that a container lacks.
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _SEVERITY_ERROR
-        levels = ort.GraphOptimizationLevel
-        as_written = self.precision == "int8"
-        options.graph_optimization_level = levels.ORT_DISABLE_ALL if as_written else levels.ORT_ENABLE_ALL
+        self.precision = self.candidates(bundle)[0] if precision == "auto" else precision
         path = bundle.model_path(self.precision)
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = open_session(str(path), as_written=self.precision == "int8", threads=threads)
         except Exception as error:  # its exception classes have no public base
             raise BackendError(
                 f"onnxruntime {ort.__version__} refuses {path.name}: {error}", fix="update onnxruntime or export again"
@@ -54,6 +46,18 @@ class OrtBackend:
         self._shape = (1, *bundle.contract.size_hw, 3)
         _check_tensors(path.name, "input", self._session.get_inputs(), "frame", self._shape)
         _check_tensors(path.name, "output", self._session.get_outputs(), "mask", self._shape[:3])
+
+    @staticmethod
+    def candidates(bundle: Bundle) -> list[str]:
+        """Return what of `bundle` this engine computes well, fastest first. Raises `BackendError` if nothing."""
+        found: list[str] = [precision for precision in _AUTO_PRECISIONS if precision in bundle.precisions]
+        if not found:
+            raise BackendError(
+                f"bundle {bundle.name} has only {', '.join(bundle.precisions)}",
+                expected=f"{' or '.join(_AUTO_PRECISIONS)} for backend ort",
+                fix="name a --precision",
+            )
+        return found
 
     def infer(self, frame: Image) -> Mask:
         """Segment `frame` (1, H, W, 3 uint8). Returns a new (1, H, W) uint8. Raises `BackendError`."""
@@ -72,15 +76,19 @@ class OrtBackend:
         self.__dict__.pop("_session", None)
 
 
-def _choose_precision(bundle: Bundle) -> str:
-    for precision in _AUTO_PRECISIONS:
-        if precision in bundle.precisions:
-            return precision
-    raise BackendError(
-        f"bundle {bundle.name} has only {', '.join(bundle.precisions)}",
-        expected=f"{' or '.join(_AUTO_PRECISIONS)} for backend ort",
-        fix="name a --precision",
-    )
+def open_session(model: str | bytes, *, as_written: bool = False, threads: int | None = None) -> ort.InferenceSession:
+    """Load an ONNX file, or its bytes, on the CPU; `as_written` with graph optimisations off.
+
+    `threads` None is one per core that this process may use. Raises what ONNX Runtime raises.
+    """
+    options = ort.SessionOptions()
+    # Given a number, ONNX Runtime pins no thread to a core; its own choice counts cores that a container lacks.
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _SEVERITY_ERROR
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_DISABLE_ALL if as_written else levels.ORT_ENABLE_ALL
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _check_tensors(file: str, kind: str, tensors: list[ort.NodeArg], name: str, shape: tuple[int, ...]) -> None:

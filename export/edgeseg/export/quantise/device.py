@@ -1,0 +1,98 @@
+"""Q/DQ as TensorRT fuses it: the inputs of convolutions and the skip inputs of residual sums, symmetric int8.
+
+Rules and their sources: NVIDIA's guide, "Q/DQ Layer-Placement Recommendations". Nothing stands between a convolution,
+its activation and its sum; weights are stored as INT8; biases, Resize and ArgMax stay float, and what is float is FP16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import numpy as np
+from onnx import ModelProto, NodeProto
+
+from edgeseg.export.quantise.half import make_half
+from edgeseg.export.quantise.observe import Range, Ranges
+from edgeseg.export.quantise.weights import half_scale, quantise_weights
+from edgeseg.export.quantise.wiring import Wiring
+
+INPUT_SCALE = 1 / 128
+"""The frame is normalised by (x - 127) / 128: this scale holds all its levels but 255, which becomes 254."""
+
+
+def place_for_tensorrt(model: ModelProto, ranges: Ranges, *, raised: Collection[str] = ()) -> ModelProto:
+    """Return a copy of the fp32 `model` in INT8, its float remainder in FP16; convolutions named in `raised` stay FP16.
+
+    `ranges` holds every input of a convolution and of a sum.
+    """
+    placed = ModelProto.FromString(model.SerializeToString())
+    wiring = Wiring(placed)
+    shared = _share_scales(wiring, ranges)
+    wanted: dict[str, list[NodeProto]] = {}
+    for conv in wiring.convolutions:
+        if conv.name not in raised:
+            _quantise_weights(wiring, conv)
+            wanted.setdefault(conv.input[0], []).append(conv)
+    for value, reader in [*_skips(wiring, raised), *_concatenated(wiring, raised)]:
+        wanted.setdefault(value, []).append(reader)
+    for value, readers in wanted.items():
+        scale = INPUT_SCALE if wiring.is_frame(value) else _scale(shared[value])
+        wiring.reread(value, _add_pair(wiring, value, scale), readers)
+    return make_half(wiring.finish())
+
+
+def _scale(span: Range) -> float:
+    return half_scale(max(-span.low, span.high) / 127)
+
+
+def _add_pair(wiring: Wiring, value: str, scale: float) -> str:
+    step = wiring.add_constant(f"{value}.scale", np.array(scale, np.float32))
+    zero = wiring.add_constant("zero_int8", np.array(0, np.int8))
+    quantised = wiring.add_node("QuantizeLinear", f"{value}.q", [value, step, zero])
+    return wiring.add_node("DequantizeLinear", f"{value}.dq", [quantised, step, zero])
+
+
+def _quantise_weights(wiring: Wiring, conv: NodeProto) -> None:
+    name = conv.input[1]
+    integers, scales = quantise_weights(wiring.constants[name], half_scales=True)
+    stored = [
+        wiring.add_constant(f"{name}.int8", integers),
+        wiring.add_constant(f"{name}.scale", scales),
+        wiring.add_constant(f"{name}.zero", np.zeros(len(scales), np.int8)),
+    ]
+    wiring.reread(name, wiring.add_node("DequantizeLinear", f"{name}.dq", stored, axis=0), [conv])
+
+
+def _skips(wiring: Wiring, raised: Collection[str]) -> Iterator[tuple[str, NodeProto]]:
+    """Yield each sum with its skip input: the sum joins the convolution that makes the other input, and only that."""
+    for node in wiring.nodes:
+        if node.op_type != "Add" or any(name in wiring.constants for name in node.input):
+            continue
+        for joined, skip in ((node.input[1], node.input[0]), (node.input[0], node.input[1])):
+            maker = wiring.maker.get(joined)
+            if maker is not None and maker.op_type == "Conv" and len(wiring.readers[joined]) == 1:
+                if maker.name not in raised:
+                    yield skip, node
+                break
+
+
+def _concatenated(wiring: Wiring, raised: Collection[str]) -> Iterator[tuple[str, NodeProto]]:
+    """Yield each Concat that a quantised convolution reads, with each of its inputs."""
+    for node in wiring.nodes:
+        readers = wiring.readers[node.output[0]]
+        if node.op_type == "Concat" and any(r.op_type == "Conv" and r.name not in raised for r in readers):
+            for name in dict.fromkeys(node.input):
+                yield name, node
+
+
+def _share_scales(wiring: Wiring, ranges: Ranges) -> dict[str, Range]:
+    """Give a Concat's inputs and output one range, so that joining them costs no requantisation."""
+    shared = dict(ranges)
+    joined = [(*node.input, node.output[0]) for node in wiring.nodes if node.op_type == "Concat"]
+    for _ in joined:  # a range goes from one Concat to the next at least once a round
+        for names in joined:
+            span = shared[names[0]]
+            for name in names[1:]:
+                span = span | shared[name]
+            shared.update(dict.fromkeys(names, span))
+    return shared
