@@ -24,6 +24,8 @@ PAGES = (
     "docs/check.md",
     "docs/run.md",
     "docs/deploy.md",
+    "docs/doctor.md",
+    "docs/predict.md",
 )
 
 # Small enough for a test: typed flags win over these, so the pages' commands run as they stand.

@@ -26,12 +26,14 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
+    "doctor": Entry("edgeseg.runtime.commands.doctor:doctor", "Tell what is missing on this machine.", "desktop"),
     "demo": Entry("edgeseg.runtime.commands.demo:demo", "Run the shipped network on a street camera.", "desktop"),
     "data": Entry("edgeseg.runtime.commands.data:data", "Check a dataset before training on it.", "desktop"),
     "train": Entry("edgeseg.train.commands:train", "Train a network on a dataset.", "train"),
     "export": Entry("edgeseg.export.commands:export", "Make a bundle from a training run.", "train"),
     "check": Entry("edgeseg.export.check_command:check", "Tell what TensorRT will make of a graph.", "train"),
     "evaluate": Entry("edgeseg.runtime.commands.evaluate:evaluate", "Score a bundle on a dataset's split.", "desktop"),
+    "predict": Entry("edgeseg.benchmarks.predict.command:predict", "Bound a network's time on a device.", "train"),
     "run": Entry("edgeseg.runtime.commands.run:run", "Run a bundle on a camera, a stream or a file.", "desktop"),
     "keygen": Entry("edgeseg.deploy.commands:keygen", "Make a key to sign with.", "deploy"),
     "sign": Entry("edgeseg.deploy.commands:sign", "Sign a bundle.", "deploy"),

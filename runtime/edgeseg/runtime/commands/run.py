@@ -30,6 +30,7 @@ from edgeseg.runtime.sources import Source, open_source, redact
 from edgeseg.runtime.sources.inject import FaultInjector, parse_faults
 from edgeseg.runtime.sources.supervised import supervise
 from edgeseg.runtime.summary import RunRecorder, RunSummary
+from edgeseg.runtime.telemetry import Sampler
 
 
 @click.command(epilog="Example: edgeseg run street --source drive.mp4 --sink video:masked.mp4")
@@ -94,7 +95,7 @@ def run(
         for spec in sinks:
             outlets.append(open_sink(spec, contract=opened.contract, fps=camera.fps, live=camera.live))
             stack.callback(outlets[-1].close)
-        with stop_on_signals(stop), LiveLine() as live:
+        with stop_on_signals(stop), LiveLine() as live, Sampler() as sampler:
             summary = run_pipeline(
                 camera, engine, opened.contract, outlets, max_frames=max_frames, stop=stop, on_frame=live
             )
@@ -103,6 +104,7 @@ def run(
             json_path,
             "run",
             **summary.document(),
+            **sampler.document(frames=summary.frames),
             environment=environment(),
             bundle={"name": opened.name, "manifest_sha256": opened.manifest_sha256},
             precision=engine.precision,
