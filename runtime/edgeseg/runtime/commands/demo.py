@@ -30,7 +30,7 @@ _SELF_TEST = (
 @click.option("--bundle", default="street", show_default=True, help="A path or a shipped model's name.")
 @click.option(
     "--source",
-    default="synthetic://street",
+    default="synthetic://street?fps=10",  # drawing a frame shares the cores with the network
     show_default=True,
     metavar="S",
     help="Any source that `edgeseg run` takes: a clip, a camera number, a URL.",
