@@ -23,6 +23,7 @@ PAGES = (
     "docs/quantisation.md",
     "docs/check.md",
     "docs/run.md",
+    "docs/bench.md",
     "docs/deploy.md",
     "docs/doctor.md",
     "docs/predict.md",
@@ -73,7 +74,7 @@ def desk(street_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_every_command_that_a_page_shows_runs(desk: Path, tiny_bundle: Path, page: str) -> None:
     if page in ("docs/export.md", "docs/quantisation.md"):
         edgeseg(["train", "my-dataset", "--out", "runs/yard"])
-    if page in ("docs/check.md", "docs/run.md", "docs/deploy.md"):
+    if page in ("docs/check.md", "docs/run.md", "docs/bench.md", "docs/deploy.md"):
         shutil.copytree(tiny_bundle, "yard")
     commands = shown_commands(page)
     assert commands

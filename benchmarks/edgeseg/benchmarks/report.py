@@ -1,0 +1,187 @@
+"""The comparison as one HTML file: interactive, with nothing to fetch, and readable on paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from bokeh.embed import components
+from bokeh.models import FixedTicker, HoverTool, Range1d
+from bokeh.plotting import figure
+from bokeh.resources import Resources
+
+from edgeseg.benchmarks.comparison import Difference, LineComparison, find_remarks
+from edgeseg.benchmarks.document import Document
+from edgeseg.benchmarks.errors import BenchmarkError
+from edgeseg.benchmarks.statistics import Samples
+from edgeseg.runtime.files import write_bytes
+
+COLOURS = ("#0072b2", "#d55e00")
+"""Told apart by colour-blind readers (Okabe and Ito); on grey paper the dashes do it."""
+_DASHES = ("solid", "dashed")
+_MARKERS = ("circle", "x")
+_WIDTH, _HEIGHT = 680, 300  # fits an A4 page at 96 dots an inch
+_MOST_POINTS = 2000
+_TAIL_TICKS = {1.0: "100 %", 0.5: "50 %", 0.1: "10 %", 0.05: "5 %", 0.01: "1 %", 0.001: "0.1 %"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plot:
+    title: str
+    note: str
+    div: str
+
+
+def write_report(
+    path: Path,
+    base: Document,
+    other: Document,
+    lines: list[LineComparison],
+    differences: list[Difference],
+    *,
+    names: tuple[str, str],
+) -> None:
+    """Write the page, whole or not at all; `differences` watermark it. Raises `BenchmarkError` if it cannot."""
+    figures: list[tuple[str, str, Any]] = []
+    for line in lines:
+        pair = (base.lines[line.name].samples_ms, other.lines[line.name].samples_ms)
+        figures.append(
+            (f"Distribution of {line.name}", "Share of frames that took longer. The tail is at the bottom right.",
+             _draw_tail(pair, names))
+        )  # fmt: skip
+        figures.append(
+            (f"Course of {line.name}", "Each frame in its turn; a run that is evenly thinned where it is long.",
+             _draw_course(pair, names))
+        )  # fmt: skip
+    script, divs = components([drawn for _, _, drawn in figures])
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        (resources.files("edgeseg.benchmarks") / "templates" / "report.html").read_text()
+    )
+    page = template.render(
+        title=f"{base.bundle.name}: {names[0]} and {names[1]}",
+        base=base,
+        names=names,
+        colours=COLOURS,
+        lines=lines,
+        differences=[str(difference) for difference in differences],
+        plots=[_Plot(title=t, note=n, div=div) for (t, n, _), div in zip(figures, divs, strict=True)],
+        facts=_list_facts(base, other),
+        remarks=[
+            (name, remark) for name, run in zip(names, (base, other), strict=True) for remark in find_remarks(run)
+        ],
+        resources=Resources(mode="inline", components=["bokeh"]).render(),
+        script=script,
+    )
+    try:
+        write_bytes(path, page.encode())
+    except OSError as error:
+        raise BenchmarkError(
+            f"cannot write {path}: {error.strerror}", fix="give --html a file in a folder that can be written"
+        ) from error
+
+
+def _draw_tail(pair: tuple[Samples, Samples], names: tuple[str, str]) -> Any:
+    """Share of frames that took longer, against milliseconds, on a logarithmic scale so that p99 can be read."""
+    least = 0.5 / max(samples.size for samples in pair)
+    plot = _new_figure(
+        "milliseconds", "share of frames that took longer", y_axis_type="log", y_range=Range1d(start=least, end=1.1)
+    )
+    plot.yaxis.ticker = FixedTicker(ticks=[*_TAIL_TICKS])
+    plot.yaxis.major_label_overrides = dict(_TAIL_TICKS)
+    for samples, name, colour, dash in zip(pair, names, COLOURS, _DASHES, strict=True):
+        ordered = np.sort(samples)
+        longer = 1 - (np.arange(ordered.size) + 0.5) / ordered.size
+        # Evenly spaced in the logarithm of the share: the tail keeps all of its points.
+        chosen = np.unique(np.searchsorted(-longer, -np.geomspace(longer[0], longer[-1], _MOST_POINTS)))
+        chosen = chosen[chosen < ordered.size]
+        plot.line(
+            ordered[chosen].astype(float), longer[chosen], legend_label=name, color=colour, line_dash=dash, line_width=2
+        )
+    plot.add_tools(HoverTool(tooltips=[("ms", "$x{0.000}"), ("share longer", "$y{0.0000}")]))
+    plot.legend.location = "top_right"
+    return plot
+
+
+def _draw_course(pair: tuple[Samples, Samples], names: tuple[str, str]) -> Any:
+    """Milliseconds against the share of the run that was done."""
+    plot = _new_figure("share of the run", "milliseconds")
+    for samples, name, colour, marker in zip(pair, names, COLOURS, _MARKERS, strict=True):
+        chosen = np.unique(np.linspace(0, samples.size - 1, min(samples.size, _MOST_POINTS)).round().astype(int))
+        plot.scatter(
+            (chosen + 0.5) / samples.size,
+            samples[chosen].astype(float),
+            legend_label=name,
+            color=colour,
+            marker=marker,
+            size=5,
+            fill_alpha=0.5,
+        )
+    plot.legend.location = "top_left"
+    return plot
+
+
+def _new_figure(x_axis_label: str, y_axis_label: str, **options: Any) -> Any:
+    plot = figure(
+        width=_WIDTH,
+        height=_HEIGHT,
+        x_axis_label=x_axis_label,
+        y_axis_label=y_axis_label,
+        tools="pan,wheel_zoom,box_zoom,reset,save",
+        output_backend="svg",  # stays sharp on paper
+        **options,
+    )
+    plot.toolbar.logo = None
+    plot.toolbar.autohide = True
+    return plot
+
+
+def _list_facts(base: Document, other: Document) -> list[tuple[str, str, str]]:
+    """Return name and both values of all that one of the two knows."""
+    mine, theirs = _flatten(base), _flatten(other)
+    names = [*mine, *(name for name in theirs if name not in mine)]
+    return [(name, mine.get(name, "–"), theirs.get(name, "–")) for name in names]
+
+
+def _flatten(document: Document) -> dict[str, str]:
+    environment = document.environment
+    surroundings = document.surroundings
+    facts: dict[str, Any] = {
+        "measured": document.started,
+        "manifest sha256": document.bundle.manifest_sha256[:16],
+        "precision": document.precision,
+        "backend": document.backend,
+        "threads": document.threads,
+        "frames": document.frames,
+        "dropped": document.dropped,
+        "frames a second": None if document.fps is None else f"{document.fps:.2f}",
+        "mIoU, of the bundle's manifest": None if document.miou is None else f"{document.miou:.2f} %",
+        "mIoU points a millisecond": _accuracy_rate(document),
+        "LoadGen": document.loadgen and f"{document.loadgen.version}: {document.loadgen.result}",
+        **{name.replace("_", " "): environment.get(name) for name in ("device", "system", "cores", "memory_mib")},
+        "instruction set": " ".join(environment.get("instruction_set", ())),
+        "power mode": environment.get("power_mode"),
+        **{f"clock {name}": value for name, value in environment.get("clocks", {}).items()},
+        "clocks before, after": _pair(surroundings.before.clocks_mhz, surroundings.after.clocks_mhz, "MHz"),
+        "hottest before, after": _pair(
+            (surroundings.before.temperatures_c or {}).values(),
+            (surroundings.after.temperatures_c or {}).values(),
+            "°C",
+        ),
+        "cores used by others": surroundings.other_cores,
+        "python": environment.get("python"),
+        **environment.get("packages", {}),
+    }
+    return {name: str(value) for name, value in facts.items() if value not in (None, "")}
+
+
+def _accuracy_rate(document: Document) -> str | None:
+    line = document.whole_path_ms or document.frame_age_ms
+    return None if line is None or document.miou is None or not line.p50 else f"{document.miou / line.p50:.3f}"
+
+
+def _pair(before: Any, after: Any, unit: str) -> str | None:
+    return f"{max(before):.0f}, {max(after):.0f} {unit}" if before and after else None
