@@ -1,0 +1,221 @@
+"""TensorRT on an NVIDIA GPU, with a plan that this device built, sealed and kept.
+
+Every inference is one chain on one stream: copy in, enqueue, copy out, event; and the host waits for that event. All
+buffers are made once. Pinned memory is written only while nothing is queued, and nothing is given back before the
+stream was waited for.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from edgeseg.runtime.backends import run_until_steady
+from edgeseg.runtime.backends.cuda import Gpu, Held, OutOfMemoryError, abandon, open_gpu
+from edgeseg.runtime.bundle import Bundle
+from edgeseg.runtime.contract import Contract
+from edgeseg.runtime.engine.api import load_tensorrt, shared_logger
+from edgeseg.runtime.engine.choice import Engines
+from edgeseg.runtime.errors import BackendError
+from edgeseg.runtime.frame import Image, Mask
+
+_log = logging.getLogger(__name__)
+
+_BUSY_LIMIT_S = 2.0
+
+
+class PlanRunner:
+    """A plan in the GPU's memory, with its buffers. `infer`, `warm_up` and `close` may each come from any thread."""
+
+    name = "tensorrt"
+
+    def __init__(
+        self, trt: Any, gpu: Gpu, plan: bytes, contract: Contract, precision: str, *, zero_copy: bool = False
+    ) -> None:
+        """Load `plan`, which must have been sealed by this device. Raises `BackendError`, and leaves nothing behind.
+
+        `zero_copy` lets the GPU read frames from and write masks to the host's memory; only where they share it.
+        """
+        if zero_copy and not gpu.integrated:
+            raise BackendError(
+                f"{gpu.name} has memory of its own", expected="an integrated GPU for zero-copy", fix="copy instead"
+            )
+        self.precision = precision
+        self._trt, self._gpu, self._zero_copy = trt, gpu, zero_copy
+        self._shape = (1, *contract.size_hw, 3)
+        self._mask = np.zeros(self._shape[:3], np.uint8)
+        self._held: list[Held] = []
+        self._one_at_a_time = threading.Lock()
+        self._closed = False
+        self._runtime = self._engine = self._context = None
+        with gpu.current():
+            try:
+                self._load(plan)
+                self._make_buffers()
+            except BaseException:
+                self._give_back()
+                raise
+
+    def _load(self, plan: bytes) -> None:
+        logger, errors = shared_logger(self._trt)
+        errors.take()
+        self._runtime = self._trt.Runtime(logger)
+        self._engine = self._runtime.deserialize_cuda_engine(plan) if self._runtime is not None else None
+        if self._engine is None:
+            raise _refusal("TensorRT does not load the engine", errors.take())
+        self._check_tensors()
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise _refusal("TensorRT makes no execution context", errors.take())
+
+    def _check_tensors(self) -> None:
+        """Raise `BackendError` unless the engine's tensors are the contract's, and no more."""
+        trt = self._trt
+        assert self._engine is not None
+        expected = {
+            "frame": (trt.TensorIOMode.INPUT, trt.DataType.UINT8, self._shape),
+            "mask": (trt.TensorIOMode.OUTPUT, trt.DataType.UINT8, self._shape[:3]),
+        }
+        found = dict(map(self._describe_tensor, range(self._engine.num_io_tensors)))
+        if found != expected:
+            said = ", ".join(f"{name} {dtype} {shape}" for name, (_, dtype, shape) in found.items())
+            raise BackendError(f"the engine has {said}", expected=f"frame uint8 {self._shape} and mask", fix=_BUILD_FIX)
+
+    def _describe_tensor(self, index: int) -> tuple[str, tuple[Any, Any, tuple[int, ...]]]:
+        # No local name for the engine: a traceback would keep it alive beyond its runtime.
+        assert self._engine is not None
+        name = self._engine.get_tensor_name(index)
+        shape = tuple(self._engine.get_tensor_shape(name))
+        return name, (self._engine.get_tensor_mode(name), self._engine.get_tensor_dtype(name), shape)
+
+    def _make_buffers(self) -> None:
+        gpu, mapped = self._gpu, self._zero_copy
+        self._stream = self._hold(gpu.stream())
+        self._done = self._hold(gpu.event())
+        self._host_frame = self._hold(gpu.host_array(self._shape, "the frame", mapped=mapped))
+        self._host_mask = self._hold(gpu.host_array(self._shape[:3], "the mask", mapped=mapped))
+        if mapped:
+            self._frame, self._mask_out = self._host_frame, self._host_mask
+        else:
+            self._frame = self._hold(gpu.allocate(math.prod(self._shape), "the frame"))
+            self._mask_out = self._hold(gpu.allocate(math.prod(self._shape[:3]), "the mask"))
+        assert self._context is not None
+        for name, memory in (("frame", self._frame), ("mask", self._mask_out)):
+            if not self._context.set_tensor_address(name, memory.handle):
+                raise BackendError(f"TensorRT refuses the address of {name}", fix=_BUILD_FIX)
+
+    def _hold(self, held: Any) -> Any:
+        self._held.append(held)
+        return held
+
+    def infer(self, frame: Image) -> Mask:
+        """Segment `frame` (1, H, W, 3 uint8). Returns (1, H, W) uint8, overwritten by the next call.
+
+        Raises `BackendError`; after that one the next call starts afresh, if the GPU still answers.
+        """
+        if frame.shape != self._shape or frame.dtype != np.uint8:
+            raise BackendError(f"frame of shape {frame.shape}, {frame.dtype}", expected=f"{self._shape}, uint8")
+        with self._one_at_a_time:
+            if self._closed:
+                raise BackendError("the engine was closed", fix="open the backend again")
+            with self._gpu.current():
+                try:
+                    np.copyto(self._host_frame.array, frame)
+                    self._run()
+                    np.copyto(self._mask, self._host_mask.array)
+                except BaseException:
+                    # What was queued still reads and writes the buffers.
+                    with suppress(BackendError):
+                        self._gpu.wait_stream(self._stream)
+                    raise
+        return self._mask
+
+    def _run(self) -> None:
+        gpu, stream = self._gpu, self._stream
+        if not self._zero_copy:
+            gpu.copy_in(self._frame, self._host_frame, stream)
+        assert self._context is not None
+        if not self._context.execute_async_v3(stream.handle):
+            raise _refusal("TensorRT did not run the engine", shared_logger(self._trt)[1].take())
+        if not self._zero_copy:
+            gpu.copy_out(self._host_mask, self._mask_out, stream)
+        gpu.record(self._done, stream)
+        gpu.wait_event(self._done)
+
+    def warm_up(self) -> None:
+        """Infer grey frames until the time is steady."""
+        frame = np.full(self._shape, 127, np.uint8)
+        run_until_steady(lambda: self.infer(frame))
+
+    def close(self) -> None:
+        """Wait for the GPU and give everything back; safe to call twice.
+
+        Where an inference does not end or the GPU is lost, what it uses is left to the process's end.
+        """
+        if not self._one_at_a_time.acquire(timeout=_BUSY_LIMIT_S):
+            _log.warning("an inference still runs: the GPU's memory is given back when this process ends")
+            return
+        try:
+            if self._closed:
+                return
+            with self._gpu.current():
+                self._closed = True
+                self._give_back()
+        except BackendError as error:
+            _log.warning("the GPU's memory is given back when this process ends: %s", error)
+            self._closed = True
+            abandon(self._held, self._context, self._engine, self._runtime)
+        finally:
+            self._one_at_a_time.release()
+
+    def _give_back(self) -> None:
+        """Free in the order of use, last first; the engine before the runtime that made it."""
+        stream = getattr(self, "_stream", None)
+        if stream is not None:
+            with suppress(BackendError):
+                self._gpu.wait_stream(stream)
+        self._context = None
+        self._engine = None
+        self._runtime = None
+        while self._held:
+            self._held.pop().close()
+
+
+_BUILD_FIX = "edgeseg build --rebuild BUNDLE"
+
+
+def _refusal(doing: str, reason: str) -> BackendError:
+    found = f"{doing}: {reason or 'no reason given'}"
+    if "memory" in reason.lower():
+        return OutOfMemoryError(found, fix="end other programs that use the GPU, or use a smaller network")
+    return BackendError(found, fix=f"{_BUILD_FIX}; if that fails restart the device and look into dmesg")
+
+
+class TensorRTBackend(PlanRunner):
+    """The bundle's engine from the cache, built first if it is not there."""
+
+    def __init__(
+        self, bundle: Bundle, precision: str = "auto", threads: int | None = None, *, zero_copy: bool = False
+    ) -> None:
+        """Load it. `threads` must be None: a GPU has none to choose. Raises `BackendError`."""
+        if threads is not None:
+            raise BackendError("--threads with backend tensorrt", fix="leave it out: it is for backend ort")
+        trt, gpu = load_tensorrt(), open_gpu()
+        chosen = self.candidates(bundle)[0] if precision == "auto" else precision
+        plan = Engines(trt, gpu).plan(bundle, chosen)
+        super().__init__(trt, gpu, plan, bundle.contract, chosen, zero_copy=zero_copy)
+
+    @staticmethod
+    def candidates(bundle: Bundle) -> list[str]:
+        """Return what gives the golden frames on this GPU, fastest first; builds and measures if that is not known."""
+        trt, gpu = load_tensorrt(), open_gpu()
+
+        def run(plan: bytes, precision: str) -> PlanRunner:
+            return PlanRunner(trt, gpu, plan, bundle.contract, precision)
+
+        return [one.precision for one in Engines(trt, gpu).measure(bundle, run) if one.right]

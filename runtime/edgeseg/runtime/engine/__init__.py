@@ -1,0 +1,1 @@
+"""TensorRT engines made on their device: `api` names, `builder` compiles, `cache` keeps, `choice` decides."""
