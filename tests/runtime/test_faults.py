@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -156,10 +157,10 @@ def test_a_thousand_faults_leave_nothing_behind() -> None:
     assert threading.active_count() == threads_before
     assert len(list(handles.iterdir())) == handles_before
     gc.collect()
-    kept = gc.get_objects()
-    assert sum(isinstance(item, _Connection) for item in kept) <= 2
-    assert sum(isinstance(item, NoisyCamera) for item in kept) <= 2
-    assert sum(isinstance(item, Frame) for item in kept) <= 8
+    kept = Counter(map(type, gc.get_objects()))  # isinstance would wake other libraries' deprecated objects
+    assert kept[_Connection] <= 2
+    assert kept[NoisyCamera] <= 2
+    assert kept[Frame] <= 8
     assert len(scene.supervised.faults) <= KEPT
 
 

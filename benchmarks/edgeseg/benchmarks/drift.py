@@ -33,17 +33,19 @@ class Drift:
 
 
 def find_drift(samples_ms: Samples) -> Drift | None:
-    """Compare the ends of a run, and look for one lasting slowdown in it; None below `LEAST_SAMPLES` samples.
+    """Compare the ends of a run, and look for one lasting slowdown in it.
 
-    The slowdown is the split of the run's windows into two levels that leaves the least absolute deviation of their
-    medians, which single slow moments do not move. It counts if the interval of the two sides' ratio lies wholly above
-    `1 + THROTTLE_SHARE` and the run's last tenth is that much slower as well.
+    None below `LEAST_SAMPLES` samples, and where a time is not above zero. The slowdown is the split of the run's
+    windows into two levels that leaves the least absolute deviation of their medians, which single slow moments do not
+    move. It counts if the interval of the two sides' ratio lies wholly above `1 + THROTTLE_SHARE` and the run's last
+    tenth is that much slower as well.
     """
     if samples_ms.size < LEAST_SAMPLES:
         return None
     third = samples_ms.size // 3
     ratio = estimate_ratio(samples_ms[:third], samples_ms[-third:])
-    assert ratio is not None
+    if ratio is None:
+        return None
     split = _find_split(samples_ms)
     throttled = estimate_ratio(samples_ms[:split], samples_ms[split:])
     limit = 1 + THROTTLE_SHARE

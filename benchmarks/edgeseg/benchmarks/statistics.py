@@ -76,8 +76,11 @@ def samples_needed(percent: float) -> int:
 
 
 def estimate_ratio(base: Samples, other: Samples) -> Estimate | None:
-    """Return the median of `other` over that of `base`, which were measured apart; None where either has too few."""
-    if min(base.size, other.size) < samples_needed(50):
+    """Return the median of `other` over that of `base`, which were measured apart.
+
+    None where either has too few samples, or `base` one that is not above zero: it could be drawn as a median.
+    """
+    if min(base.size, other.size) < samples_needed(50) or base.min() <= 0:
         return None
     pairs = zip(_draw_blocks(base), _draw_blocks(other, seed=_SEED + 1), strict=True)
     drawn = [_median(second) / _median(first) for first, second in pairs]
