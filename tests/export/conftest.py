@@ -43,7 +43,7 @@ def make_run(tiny_contract: Contract) -> Callable[[nn.Module], LoadedRun]:
             "dataset": "streets",
             "digests": {"train": "0" * 64},
             "seed": 3,
-            "config": {"epochs": 1, "splits": ("train",)},
+            "config": {"epochs": 1, "splits": ["train"]},
             "packages": {"numpy": "1"},
         }
         return LoadedRun(network=network, contract=tiny_contract, metadata=metadata)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -152,7 +151,7 @@ def _attach(attachment: Path, folder: Path) -> None:
 def _compare(run: LoadedRun, backend: Backend, dataset: Dataset, split: str) -> Parity:
     pairs = choose_pairs(dataset, split)
     with progress("comparing with the network", len(pairs)) as advance, Predictor(run.network, run.contract) as network:
-        return check_parity(network, backend.infer, run.contract, dataset, pairs, advance=advance)
+        return check_parity(network.infer, backend.infer, run.contract, dataset, pairs, advance=advance)
 
 
 def _provenance(run: LoadedRun, calibration: Calibration | None) -> Provenance:
@@ -163,7 +162,7 @@ def _provenance(run: LoadedRun, calibration: Calibration | None) -> Provenance:
         seed=metadata["seed"],
         commit=_commit(),
         packages=metadata["packages"],
-        training=json.loads(json.dumps(metadata["config"])),  # tuples become lists, as they are in a file
+        training=metadata["config"],
         calibration=calibration,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )

@@ -84,7 +84,7 @@ def train(dataset: Path, out: Path, resume: bool, json_path: Path | None, size: 
     draw_curves(checkpoint.history, out / "curves.png")
     with open_run_predictor(out) as predictor:
         draw_predictions(
-            predictor, loaded, config.select or config.splits[0], checkpoint.contract, out / "predictions.png"
+            predictor.infer, loaded, config.select or config.splits[0], checkpoint.contract, out / "predictions.png"
         )
     console.print(f"wrote {out}: {CHECKPOINT_NAME}, metrics.json, curves.png, predictions.png")
 

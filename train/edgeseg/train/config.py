@@ -48,8 +48,8 @@ class TrainConfig(BaseModel):
     score_every: int = Field(default=5, ge=1)
     pretrained: bool = True
     frozen: int = Field(default=2, ge=0, le=7)
-    """Leading stages of a pretrained backbone that stay as they came, with the stem: they are the costly ones, at the
-    highest resolution (0.25 s of one core for a 288x384 crop without, 0.19 s with two)."""
+    """Leading stages of a pretrained backbone that stay as they came, with the stem: at the highest resolution, they
+    are the costly ones to train."""
 
     @classmethod
     def of(cls, **settings: Any) -> TrainConfig:

@@ -23,9 +23,6 @@ class Predictor:
         self._was_training = network.training
         network.eval()
 
-    def __call__(self, fitted: Image) -> Mask:
-        return self.infer(fitted)
-
     def infer(self, fitted: Image) -> Mask:
         """(1, H, W, 3) uint8 BGR at the contract's size → (1, H, W) uint8 class indices."""
         with torch.inference_mode():

@@ -10,9 +10,8 @@ import click
 from edgeseg.runtime.backends import open_backend
 from edgeseg.runtime.bundle import open_bundle
 from edgeseg.runtime.commands.common import console, json_option, write_document
-from edgeseg.runtime.commands.run import LiveLine, open_supervised, print_summary, stop_on_signals
+from edgeseg.runtime.commands.run import LiveLine, describe_run, open_supervised, print_summary, stop_on_signals
 from edgeseg.runtime.contact_sheet import ContactSheet
-from edgeseg.runtime.environment import environment
 from edgeseg.runtime.frame import Result
 from edgeseg.runtime.pipeline import Stop, run_pipeline
 from edgeseg.runtime.sources import redact
@@ -81,12 +80,7 @@ def demo(bundle: str, source: str, seconds: float, folder: Path, json_path: Path
         write_document(
             json_path,
             "demo",
-            **summary.document(),
-            environment=environment(),
-            bundle={"name": opened.name, "manifest_sha256": opened.manifest_sha256},
-            precision=engine.precision,
-            backend=engine.name,
-            source=redact(source),
+            **describe_run(summary, opened, engine, source),
             contact_sheet=str(sheet_path),
         )
 

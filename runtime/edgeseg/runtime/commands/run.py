@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any
 
 import click
 from rich.console import Console
@@ -17,8 +18,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from edgeseg.runtime.backends import BACKENDS, open_backend
-from edgeseg.runtime.bundle import open_bundle
+from edgeseg.runtime.backends import BACKENDS, Backend, open_backend
+from edgeseg.runtime.bundle import Bundle, open_bundle
 from edgeseg.runtime.commands.common import console, json_option, write_document
 from edgeseg.runtime.environment import environment
 from edgeseg.runtime.errors import SinkError, SourceError
@@ -103,16 +104,23 @@ def run(
         write_document(
             json_path,
             "run",
-            **summary.document(),
+            **describe_run(summary, opened, engine, source),
             **sampler.document(frames=summary.frames),
-            environment=environment(),
-            bundle={"name": opened.name, "manifest_sha256": opened.manifest_sha256},
-            precision=engine.precision,
-            backend=engine.name,
-            source=redact(source),
         )
         raise_failed_sinks(summary)
         require(objectives, summary)
+
+
+def describe_run(summary: RunSummary, bundle: Bundle, engine: Backend, source: str) -> dict[str, Any]:
+    """Return the fields of a run's document: its figures, and what gave them on which machine. No credentials."""
+    return {
+        **summary.document(),
+        "environment": environment(),
+        "bundle": {"name": bundle.name, "manifest_sha256": bundle.manifest_sha256},
+        "precision": engine.precision,
+        "backend": engine.name,
+        "source": redact(source),
+    }
 
 
 def open_supervised(url: str, fault: str | None = None) -> Source:
