@@ -17,7 +17,7 @@ from edgeseg.export.graph import IR_VERSION, OPSET, export_graph, finish_graph
 from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.errors import ExportError
 from edgeseg.runtime.onnx_facts import parse_facts
-from edgeseg.train.network import SegmentationNetwork, fold_batch_norms
+from edgeseg.train.network import SegmentationNetwork, fold_batch_norms, mask_of
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,10 @@ def test_graph_keeps_the_contract(lite_graph: bytes) -> None:
 def test_graph_casts_where_tensorrt_needs_it(lite_graph: bytes) -> None:
     nodes = list(onnx.load_from_string(lite_graph).graph.node)
     assert [node.op_type for node in nodes[:2]] == ["Cast", "Transpose"]
-    assert [node.op_type for node in nodes[-3:]] == ["ArgMax", "Cast", "Cast"]
-    to = [onnx.helper.get_attribute_value(node.attribute[0]) for node in (nodes[0], *nodes[-2:])]
+    tail = [node.op_type for node in nodes[-5:]]
+    assert tail == ["ArgMax", "Cast", "Resize", "Squeeze", "Cast"]  # enlarged as floats: UINT8 comes from those only
+    casts = [node for node in nodes if node.op_type == "Cast"]
+    to = [onnx.helper.get_attribute_value(node.attribute[0]) for node in casts]
     assert to == [TensorProto.FLOAT, TensorProto.FLOAT, TensorProto.UINT8]
 
 
@@ -91,7 +93,7 @@ def test_graph_agrees_with_the_network_on_bgr(lite: nn.Module, lite_graph: bytes
     frame = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
     rgb = torch.from_numpy(frame[..., ::-1].copy()).permute(0, 3, 1, 2).float()
     with torch.inference_mode():
-        expected = lite((rgb - 127) / 128).argmax(dim=1).numpy()
+        expected = mask_of(lite((rgb - 127) / 128), (64, 96)).numpy()
     assert (infer(lite_graph, frame) == expected).mean() >= 0.999
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgeseg.train.network import ConvNorm, Lite0, SegmentationNetwork, fold_batch_norms
+from edgeseg.train.network import SIZES, ConvNorm, Lite, SegmentationNetwork, Size, fold_batch_norms, mask_of
 
 
 @pytest.fixture(scope="module")
@@ -21,15 +21,45 @@ def network() -> SegmentationNetwork:
     return built.eval()
 
 
+@pytest.mark.parametrize("size", SIZES)
 @torch.no_grad()
-def test_logits_have_the_input_size(network: SegmentationNetwork) -> None:
-    assert network(torch.zeros(2, 3, 64, 96)).shape == (2, 5, 64, 96)
+def test_logits_come_at_stride_2_and_the_auxiliary_ones_at_16_in_every_size(size: Size) -> None:
+    built = SegmentationNetwork(5, size=size).eval()
+    assert built(torch.zeros(2, 3, 64, 96)).shape == (2, 5, 32, 48)
+    main, auxiliary = built.forward_training(torch.zeros(2, 3, 64, 96))
+    assert (main.shape, auxiliary.shape) == ((2, 5, 32, 48), (2, 5, 4, 6))
 
 
 @torch.no_grad()
-def test_features_come_at_strides_4_to_32(network: SegmentationNetwork) -> None:
-    features = network.backbone(torch.zeros(1, 3, 64, 96))
-    assert [tuple(f.shape[1:]) for f in features] == [(24, 16, 24), (40, 8, 12), (112, 4, 6), (320, 2, 3)]
+def test_mask_is_the_argmax_of_the_cell_that_holds_the_pixel() -> None:
+    logits = torch.zeros(1, 3, 2, 3)
+    logits[0, 2, 0, 1] = logits[0, 1, 1, 2] = 1.0
+    expected = torch.tensor([[0, 2, 0], [0, 0, 1]]).repeat_interleave(2, 0).repeat_interleave(2, 1)
+    assert torch.equal(mask_of(logits, (4, 6))[0], expected.float())
+    assert torch.equal(mask_of(logits, (2, 3))[0], expected[::2, ::2].float())
+
+
+@pytest.mark.parametrize(
+    ("size", "channels"),
+    [("nano", (24, 40, 112)), ("small", (24, 40, 112, 192)), ("medium", (24, 48, 120, 208))],
+)
+@torch.no_grad()
+def test_features_come_at_strides_4_to_16_or_32(size: Size, channels: tuple[int, ...]) -> None:
+    features = SegmentationNetwork(5, size=size).eval().backbone(torch.zeros(1, 3, 64, 96))
+    assert [tuple(f.shape[1:]) for f in features] == [
+        (width, 16 >> level, 24 >> level) for level, width in enumerate(channels)
+    ]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_size_takes_its_pretrained_weights_and_the_larger_one_has_more(size: Size) -> None:
+    torch.manual_seed(0)
+    built = SegmentationNetwork(5, size=size)
+    before = [p.clone() for p in built.backbone.stages.parameters()]
+    built.backbone.load_pretrained()
+    assert not any(map(torch.equal, before, built.backbone.stages.parameters()))
+    counts = [sum(p.numel() for p in SegmentationNetwork(5, size=each).parameters()) for each in SIZES]
+    assert counts == sorted(counts) and counts[-1] <= 4_000_000
 
 
 @torch.no_grad()
@@ -39,13 +69,13 @@ def test_pretrained_backbone_knows_a_drawn_disc_from_noise(network: Segmentation
     cv2.circle(disc, (32, 32), 20, (30, 60, 220), -1)
     flat = np.full_like(disc, disc.mean())
 
-    def difference(backbone: Lite0) -> float:
+    def difference(backbone: Lite) -> float:
         inputs = (torch.from_numpy(np.stack([disc, flat])).permute(0, 3, 1, 2).float() - 127) / 128
         last = backbone(inputs)[-1]
         return float((last[0] - last[1]).norm() / last.norm())
 
     torch.manual_seed(1)
-    assert difference(network.backbone) > 2 * difference(Lite0().eval())
+    assert difference(network.backbone) > 2 * difference(Lite().eval())
 
 
 @torch.no_grad()

@@ -108,3 +108,30 @@ def test_network_input_is_rgb_in_minus_one_to_one() -> None:
 def test_config_refuses_a_value_out_of_range(setting: dict[str, object], message: str) -> None:
     with pytest.raises(TrainError, match=message):
         TrainConfig.of(**setting)
+
+
+def test_rare_crops_hold_a_rare_class_where_there_is_one(tmp_path: Path) -> None:
+    """One small disc of class 1 in a large image: crops by chance miss it mostly, crops over rare classes never."""
+    import cv2
+
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    mask = np.zeros((256, 384), np.uint8)
+    cv2.circle(mask, (300, 200), 4, 1, -1)
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), np.repeat(mask[..., None] * 255, 3, axis=2))
+    cv2.imwrite(str(tmp_path / "masks" / "a.png"), mask)
+    (tmp_path / "dataset.toml").write_text(
+        'name="disc"\nignore_index=255\nclasses=["ground","disc"]\npalette=[[0,0,0],[255,255,255]]\n'
+        '[splits.train]\nimages="images"\nmasks="masks"\n'
+    )
+    dataset = load_dataset(tmp_path)
+    seen = {}
+    for share in (0.0, 1.0):
+        config = TrainConfig(height=256, width=384, crop=0.25, scale_min=1.0, scale_max=1.0, rare=share)
+        samples = TrainingSamples(dataset, contract_of(dataset, config), config, rare=[1])
+        hits = 0
+        for epoch in range(24):
+            samples.set_epoch(epoch)
+            hits += bool((samples[0][1] == 1).any())
+        seen[share] = hits
+    assert seen[1.0] == 24 and seen[0.0] < 16

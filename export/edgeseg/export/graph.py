@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.errors import ExportError
+from edgeseg.train.network import mask_of
 
 OPSET = 20
 """The newest that TensorRT 10.3's parser takes."""
@@ -44,15 +45,23 @@ class DeployGraph(nn.Module):
         # TensorRT takes UINT8 only as an input followed at once by a Cast, and gives it only from floats.
         planes = frame.to(torch.float32).permute(0, 3, 1, 2)
         logits: Tensor = self.network((planes - 127.0) / 128.0)
-        return logits.argmax(dim=1).to(torch.float32).to(torch.uint8)
+        return mask_of(logits, (frame.shape[1], frame.shape[2])).to(torch.uint8)
 
 
 def export_graph(network: nn.Module, contract: Contract) -> bytes:
     """Return `network` ((1, 3, H, W) normalised RGB → (1, classes, H, W) logits) as a serialised ONNX model.
 
     One static shape, weights inside, types and shapes of all values noted, and nothing of the machine it was made
-    on; the same network gives the same bytes. Raises `ExportError` if ONNX's checker or shape inference objects.
+    on; the same network gives the same bytes. Raises `ExportError` if a weight is not finite, or ONNX's checker or
+    shape inference objects.
     """
+    for name, values in network.state_dict().items():
+        if not torch.isfinite(values).all():
+            raise ExportError(
+                f"{name} holds values that are not finite",
+                expected="a network whose training went well",
+                fix="train again with a lower --learning-rate",
+            )
     height, width = contract.size_hw
     frame = torch.zeros(1, height, width, 3, dtype=torch.uint8)
     with _quiet_exporter():

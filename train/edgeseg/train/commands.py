@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from edgeseg.runtime.environment import environment
 from edgeseg.runtime.errors import TrainError
 from edgeseg.runtime.files import write_json
 from edgeseg.train.config import TrainConfig
-from edgeseg.train.loop import train_run
+from edgeseg.train.loop import steps_of, train_run
+from edgeseg.train.network import SIZES
 from edgeseg.train.predict import open_run_predictor
 from edgeseg.train.report import draw_curves, draw_predictions
 from edgeseg.train.run import CHECKPOINT_NAME, Checkpoint
@@ -30,6 +30,13 @@ _DEFAULTS = TrainConfig()
 @click.option("--select", default=_DEFAULTS.select, show_default=True, help="Split to score on; `none` for none.")
 @click.option("--epochs", type=int, default=_DEFAULTS.epochs, show_default=True, help="Passes over the data.")
 @click.option("--batch", type=int, default=_DEFAULTS.batch, show_default=True, help="Images a step.")
+@click.option(
+    "--network",
+    type=click.Choice(list(SIZES)),
+    default=_DEFAULTS.network,
+    show_default=True,
+    help="How large a network.",
+)
 @click.option("--size", default=f"{_DEFAULTS.width}x{_DEFAULTS.height}", show_default=True, help="Input, WIDTHxHEIGHT.")
 @click.option(
     "--fit",
@@ -39,6 +46,10 @@ _DEFAULTS = TrainConfig()
     help="How frames of another shape are brought to the input.",
 )
 @click.option("--learning-rate", type=float, default=_DEFAULTS.learning_rate, show_default=True, help="At its peak.")
+@click.option("--lovasz", type=float, default=_DEFAULTS.lovasz, show_default=True, help="Weight of the Lovász loss.")
+@click.option("--auxiliary", type=float, default=_DEFAULTS.auxiliary, show_default=True, help="Weight of its loss.")
+@click.option("--rare", type=float, default=_DEFAULTS.rare, show_default=True, help="Share of crops over rare classes.")
+@click.option("--ema", type=float, default=_DEFAULTS.ema, show_default=True, help="Decay of the averaged weights.")
 @click.option("--seed", type=int, default=_DEFAULTS.seed, show_default=True, help="Of weights, order, augmentation.")
 @click.option(
     "--synthetic", type=float, default=_DEFAULTS.synthetic, show_default=True, help="Street camera frames per image."
@@ -70,7 +81,7 @@ def train(dataset: Path, out: Path, resume: bool, json_path: Path | None, size: 
         console.print(f"epoch {row['epoch']:>3}/{config.epochs}  loss {row['loss']:.4f}{score}  {row['seconds']:.0f} s")
 
     try:
-        with progress("training", math.ceil(samples / config.batch) * config.epochs) as advance:
+        with progress("training", steps_of(loaded, config)) as advance:
             checkpoint = train_run(loaded, config, out, resume=resume, on_batch=advance, on_epoch=on_epoch)
     except KeyboardInterrupt:
         whole = (out / CHECKPOINT_NAME).exists()

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from edgeseg.runtime.contract import Fit
 from edgeseg.runtime.errors import TrainError
+from edgeseg.train.network import Size
 
 
 def _multiple_of_32(side: int) -> int:
@@ -39,9 +40,17 @@ class TrainConfig(BaseModel):
     learning_rate: float = Field(default=2e-3, ge=1e-6, le=1.0)
     """Peak rate of the decoder; the pretrained backbone takes a quarter of it."""
     weight_decay: float = Field(default=0.02, ge=0, le=1.0)
+    network: Size = "small"
+    lovasz: float = Field(default=0.5, ge=0, le=10.0)
+    """Weight of the Lovász loss, which lowers what IoU counts, beside the cross-entropy."""
+    scale_min: float = Field(default=0.5, ge=0.1, le=1.0)
+    scale_max: float = Field(default=2.0, ge=1.0, le=8.0)
+    """Random scale of a training image before it is cropped."""
+    rare: float = Field(default=0.5, ge=0, le=1)
+    """Share of the crops that are placed over a pixel of a rare class."""
     auxiliary: float = Field(default=0.4, ge=0, le=10.0)
     """Weight of the auxiliary head's loss."""
-    ema: float = Field(default=0.99, ge=0, lt=1)
+    ema: float = Field(default=0.998, ge=0, lt=1)
     """Decay of the averaged weights, per step, once warm."""
     synthetic: float = Field(default=0.0, ge=0, le=1)
     """Frames of the built-in street camera per real image; needs its classes."""

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from edgeseg.runtime.contract import Contract
+from edgeseg.runtime.contract import Contract, Fitter
 from edgeseg.runtime.dataset import Dataset
 from edgeseg.runtime.errors import TrainError
 from edgeseg.runtime.evaluate import evaluate
+from edgeseg.runtime.frame import Image
 from edgeseg.train.config import TrainConfig
-from edgeseg.train.network import SegmentationNetwork
+from edgeseg.train.losses import segmentation_loss
+from edgeseg.train.network import SIZES, SegmentationNetwork
 from edgeseg.train.predict import Predictor
 from edgeseg.train.run import Checkpoint, read_checkpoint, write_checkpoint
-from edgeseg.train.samples import NETWORK_IGNORE, TrainingSamples
+from edgeseg.train.samples import RARE_SHARE, TrainingSamples
+from edgeseg.train.stem import STEPS as STEM_STEPS
+from edgeseg.train.stem import imitate_stem
+
+STEM_IMAGES = 128
+"""Images that a dense stem learns from, kept in memory while it does."""
 
 Report = Callable[[dict[str, Any]], None]
 """Called after every epoch with its row of the history."""
@@ -41,17 +48,21 @@ def contract_of(dataset: Dataset, config: TrainConfig) -> Contract:
     )
 
 
-def class_weights(dataset: Dataset, splits: tuple[str, ...], classes: int) -> Tensor:
+def class_pixels(dataset: Dataset, splits: tuple[str, ...], classes: int) -> npt.NDArray[np.float64]:
+    """Labelled pixels of every class, (classes,) float64."""
+    counts = np.zeros(256, np.int64)
+    for split in splits:
+        for pair in dataset.pairs(split):
+            counts += np.bincount(dataset.read_mask(pair).ravel(), minlength=256)
+    return counts[:classes].astype(np.float64)
+
+
+def class_weights(pixels: npt.NDArray[np.float64]) -> Tensor:
     """Weights of the loss, (classes,) float32: (median frequency / frequency)^0.4, held to 0.4 … 4.
 
     After Eigen and Fergus (ICCV 2015), who take the power 1; a softer one costs the large classes less. A class
     that no label shows gets weight 1.
     """
-    counts = np.zeros(256, np.int64)
-    for split in splits:
-        for pair in dataset.pairs(split):
-            counts += np.bincount(dataset.read_mask(pair).ravel(), minlength=256)
-    pixels = counts[:classes].astype(np.float64)
     if not pixels.any():
         raise TrainError(
             "no labelled pixel in the training splits", expected="masks with classes", fix="see data check"
@@ -67,14 +78,6 @@ def learning_rate_at(progress: float) -> float:
     if progress < warm:
         return (progress + 1e-3) / (warm + 1e-3)
     return 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))
-
-
-def loss_of(logits: tuple[Tensor, Tensor], labels: Tensor, weights: Tensor, auxiliary: float) -> Tensor:
-    """Weighted cross-entropy of the main and the auxiliary head, void left out. A batch of only void costs 0."""
-    if not bool((labels != NETWORK_IGNORE).any()):
-        return logits[0].sum() * 0.0
-    main, aux = (F.cross_entropy(x, labels, weight=weights, ignore_index=NETWORK_IGNORE) for x in logits)
-    return main + auxiliary * aux
 
 
 def train_run(
@@ -94,22 +97,29 @@ def train_run(
     contract = contract_of(dataset, config)
     digests = {split: dataset.digest(split) for split in config.splits}
     torch.manual_seed(config.seed)
-    network = SegmentationNetwork(len(contract.classes))
+    network = SegmentationNetwork(len(contract.classes), size=config.network)
     if config.pretrained:
         network.backbone.load_pretrained()
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    stem_error = None
+    if has_stem_to_train(config) and not resume:
+        images = [Fitter(contract, _size_hw(image)).fit(image)[0] for image in _first_images(dataset, config)]
+        stem_error = imitate_stem(network.backbone, images, seed=config.seed, on_step=on_batch)
     averaged = AveragedModel(network, multi_avg_fn=_ema_update(config.ema), use_buffers=True)
-    backbone = {id(parameter) for parameter in network.backbone.parameters()}
+    learned = network.backbone.stages if config.pretrained and network.backbone.first else network.backbone
+    backbone = {id(parameter) for parameter in learned.parameters()}
     optimiser = torch.optim.AdamW(
         [
             {"params": [p for p in network.parameters() if id(p) not in backbone], "lr": config.learning_rate},
-            {"params": list(network.backbone.parameters()), "lr": config.learning_rate / 4},
+            {"params": list(learned.parameters()), "lr": config.learning_rate / 4},
         ],
         weight_decay=config.weight_decay,
     )
     peaks = [group["lr"] for group in optimiser.param_groups]
-    weights = class_weights(dataset, config.splits, len(contract.classes))
-    samples = TrainingSamples(dataset, contract, config)
+    pixels = class_pixels(dataset, config.splits, len(contract.classes))
+    weights = class_weights(pixels)
+    rare = [int(index) for index in np.flatnonzero((pixels > 0) & (pixels < RARE_SHARE * pixels.sum()))]
+    samples = TrainingSamples(dataset, contract, config, rare=rare)
     steps_per_epoch = math.ceil(len(samples) / config.batch)
 
     history: list[dict[str, Any]] = []
@@ -135,7 +145,7 @@ def train_run(
             for group, peak in zip(optimiser.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
             logits = network.forward_training(images.contiguous(memory_format=torch.channels_last))
-            loss = loss_of(logits, labels, weights, config.auxiliary)
+            loss = segmentation_loss(logits, labels, weights, auxiliary=config.auxiliary, lovasz=config.lovasz)
             if not torch.isfinite(loss):
                 raise TrainError(
                     f"loss is {loss.item()} in epoch {epoch + 1}",
@@ -151,6 +161,8 @@ def train_run(
             losses.append(loss.item())
             on_batch()
         row: dict[str, Any] = {"epoch": epoch + 1, "loss": float(np.mean(losses))}
+        if stem_error is not None:
+            row["stem_error"], stem_error = stem_error, None
         is_last = epoch + 1 == config.epochs
         if config.select and ((epoch + 1) % config.score_every == 0 or is_last):
             with Predictor(averaged.module, contract) as predictor:
@@ -171,6 +183,29 @@ def train_run(
         write_checkpoint(out, checkpoint)
         on_epoch(row)
     return read_checkpoint(out)
+
+
+def steps_of(dataset: Dataset, config: TrainConfig) -> int:
+    """How often `train_run` calls `on_batch` in an unbroken run."""
+    images = sum(len(dataset.pairs(split)) for split in config.splits)
+    samples = images + round(images * config.synthetic)
+    return math.ceil(samples / config.batch) * config.epochs + (STEM_STEPS if has_stem_to_train(config) else 0)
+
+
+def has_stem_to_train(config: TrainConfig) -> bool:
+    """Whether the network's stem has no pretrained weights of its own, while the rest has."""
+    return config.pretrained and SIZES[config.network].has_dense_stem
+
+
+def _first_images(dataset: Dataset, config: TrainConfig) -> Iterator[Image]:
+    """Up to `STEM_IMAGES` images, spread over the training splits."""
+    pairs = [pair for split in config.splits for pair in dataset.pairs(split)]
+    for pair in pairs[:: max(1, len(pairs) // STEM_IMAGES)][:STEM_IMAGES]:
+        yield dataset.read_image(pair)
+
+
+def _size_hw(image: Image) -> tuple[int, int]:
+    return image.shape[0], image.shape[1]
 
 
 def _ema_update(decay: float) -> Callable[[Any, Any, Tensor | int], None]:

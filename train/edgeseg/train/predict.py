@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
 import torch
 from torch import nn
 
 from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.frame import Image, Mask
+from edgeseg.train.network import mask_of
 from edgeseg.train.run import load_run
 from edgeseg.train.samples import to_network
 
@@ -27,8 +27,8 @@ class Predictor:
         """(1, H, W, 3) uint8 BGR at the contract's size → (1, H, W) uint8 class indices."""
         with torch.inference_mode():
             x = to_network(fitted[0])[None].contiguous(memory_format=torch.channels_last)
-            mask: Mask = self._network(x).argmax(dim=1).to(torch.uint8).numpy()
-        return mask.astype(np.uint8, copy=False)
+            mask: Mask = mask_of(self._network(x), self.contract.size_hw).to(torch.uint8).numpy()
+        return mask
 
     def close(self) -> None:
         self._network.train(self._was_training)

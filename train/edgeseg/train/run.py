@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from edgeseg.runtime.contract import Contract
@@ -103,6 +104,12 @@ def read_checkpoint(run: Path) -> Checkpoint:
         found = document.get("format") if isinstance(document, dict) else type(document).__name__
         raise TrainError(f"{path} has format {found}", expected=CHECKPOINT_FORMAT, fix="train with this version")
     document = {name: value for name, value in document.items() if name != "format"}
+    try:
+        TypeAdapter(Checkpoint).validate_python(document)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        found = f"{path}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+        raise TrainError(found, expected=CHECKPOINT_FORMAT, fix="train again, or restore the file") from None
     document["config"] = TrainConfig.of(**document["config"])
     document["contract"] = Contract(**document["contract"])
     return Checkpoint(**document)
@@ -122,7 +129,7 @@ class LoadedRun:
 def load_run(path: Path) -> LoadedRun:
     """Load the averaged network of a run folder. Raises `TrainError` when it is not one."""
     checkpoint = read_checkpoint(path)
-    network = SegmentationNetwork(len(checkpoint.contract.classes))
+    network = SegmentationNetwork(len(checkpoint.contract.classes), size=checkpoint.config.network)
     prefix = "module."
     state = {k[len(prefix) :]: v for k, v in checkpoint.averaged.items() if k.startswith(prefix)}
     try:

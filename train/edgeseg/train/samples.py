@@ -40,14 +40,28 @@ class _Synthetic:
     number: int
 
 
-def augmentation(config: TrainConfig, ignore_index: int) -> A.Compose:
-    """Random scale 0.6 to 1.8, crop, flip, colour, and now and then blur, noise or JPEG."""
+RARE_SHARE = 0.02
+"""A class with less than this share of the labelled pixels is rare."""
+
+
+def augmentation(config: TrainConfig, ignore_index: int, rare: Sequence[int] = ()) -> A.Compose:
+    """Random scale, crop, flip, colour, and now and then blur, noise or JPEG.
+
+    A share `config.rare` of the crops is placed over a pixel of the class indices in `rare`, where there is one.
+    """
     height, width = config.crop_hw
+    crop: A.BasicTransform | A.BaseCompose = A.RandomCrop(height, width)
+    if rare and config.rare:
+        common = [index for index in range(256) if index not in rare]
+        over = A.CropNonEmptyMaskIfExists(height, width, ignore_values=common, p=config.rare)
+        crop = A.OneOf([over, A.RandomCrop(height, width, p=1 - config.rare)], p=1.0)
     return A.Compose(
         [
-            A.RandomScale(scale_limit=(-0.4, 0.8), interpolation=cv2.INTER_LINEAR, p=1.0),
+            A.RandomScale(
+                scale_limit=(config.scale_min - 1, config.scale_max - 1), interpolation=cv2.INTER_LINEAR, p=1.0
+            ),
             A.PadIfNeeded(height, width, border_mode=cv2.BORDER_CONSTANT, fill=PAD_LEVEL, fill_mask=ignore_index),
-            A.RandomCrop(height, width),
+            crop,
             A.HorizontalFlip(p=0.5),
             A.ColorJitter(brightness=(0.6, 1.4), contrast=(0.6, 1.4), saturation=(0.5, 1.5), hue=(-0.05, 0.05), p=0.8),
             A.OneOf(
@@ -75,7 +89,7 @@ class TrainingSamples(TorchDataset[tuple[Tensor, Tensor]]):
     Raises `TrainError` when synthetic frames are asked for and the classes are not the street camera's.
     """
 
-    def __init__(self, dataset: Dataset, contract: Contract, config: TrainConfig) -> None:
+    def __init__(self, dataset: Dataset, contract: Contract, config: TrainConfig, *, rare: Sequence[int] = ()) -> None:
         if config.synthetic and tuple(contract.classes) != tuple(STREET_CLASSES):
             raise TrainError(
                 "synthetic frames were asked for, and the dataset has other classes",
@@ -88,7 +102,7 @@ class TrainingSamples(TorchDataset[tuple[Tensor, Tensor]]):
             *pairs,
             *(_Synthetic(number=i) for i in range(round(len(pairs) * config.synthetic))),
         ]
-        self._augment = augmentation(config, contract.ignore_index)
+        self._augment = augmentation(config, contract.ignore_index, rare)
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
