@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import onnx
 import pytest
 import torch
+from onnx import ModelProto
 from torch import Tensor, nn
 
+from edgeseg.export.graph import export_graph
 from edgeseg.runtime.contract import Contract
+from edgeseg.train.network import SegmentationNetwork, fold_batch_norms
 from edgeseg.train.run import LoadedRun
 
 
@@ -49,3 +53,18 @@ def make_run(tiny_contract: Contract) -> Callable[[nn.Module], LoadedRun]:
         return LoadedRun(network=network, contract=tiny_contract, metadata=metadata)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_contract: Contract) -> nn.Module:
+    """The network that `edgeseg train` trains, folded, with its first weights. Read, never change."""
+    torch.manual_seed(0)
+    network = SegmentationNetwork(len(tiny_contract.classes)).eval()
+    fold_batch_norms(network)
+    return network
+
+
+@pytest.fixture(scope="session")
+def trained_model(trained: nn.Module, tiny_contract: Contract) -> ModelProto:
+    """Its fp32 graph. Read, never change."""
+    return onnx.load_from_string(export_graph(trained, tiny_contract))

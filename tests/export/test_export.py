@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,9 +23,10 @@ from edgeseg.runtime.dataset import Dataset, load_dataset
 from edgeseg.runtime.errors import DatasetError, EdgesegError, ExportError
 from edgeseg.runtime.evaluate import evaluate, open_bundle_predictor
 from edgeseg.runtime.frame import Image, Mask
+from edgeseg.runtime.manifest import PRECISIONS
 from edgeseg.train.config import TrainConfig
 from edgeseg.train.network import SegmentationNetwork
-from edgeseg.train.run import Checkpoint, LoadedRun, write_checkpoint
+from edgeseg.train.run import CHECKPOINT_NAME, Checkpoint, LoadedRun, write_checkpoint
 
 MakeRun = Callable[[nn.Module], LoadedRun]
 
@@ -105,6 +107,102 @@ def test_command_says_in_one_line_what_is_no_run(street_dataset: Path, tmp_path:
     assert result.exit_code == 1 and result.output.startswith("error: no checkpoint.pt in ")
 
 
+# Bad runs and bad data, through the command's door: one line each, and nothing written.
+
+
+def _without(*path: str) -> Callable[[dict[str, Any]], None]:
+    def remove(document: dict[str, Any]) -> None:
+        for name in path[:-1]:
+            document = document[name]
+        del document[path[-1]]
+
+    return remove
+
+
+def _with(value: object, *path: str) -> Callable[[dict[str, Any]], None]:
+    def put(document: dict[str, Any]) -> None:
+        for name in path[:-1]:
+            document = document[name]
+        document[path[-1]] = value
+
+    return put
+
+
+def _renamed(document: dict[str, Any]) -> None:
+    document["averaged"] = {name.replace("pyramid", "neck"): values for name, values in document["averaged"].items()}
+
+
+def _narrowed(document: dict[str, Any]) -> None:
+    document["averaged"]["module.classifier.weight"] = document["averaged"]["module.classifier.weight"][:-4]
+
+
+def _spoilt(document: dict[str, Any]) -> None:
+    document["averaged"]["module.classifier.weight"].fill_(float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_renamed, "holds a network of another architecture; expected SegmentationNetwork of this version"),
+        (_narrowed, "holds a network of another architecture"),
+        (_spoilt, "classifier.weight holds values that are not finite"),
+        (_with("other/9", "format"), "has format other/9; expected edgeseg/checkpoint/1"),
+        (_without("contract"), "contract: Field required"),
+        (_with(1 << 40, "contract", "height"), "contract.height: Input should be less than or equal to 8192"),
+        (_with(["a", "b"], "contract", "classes"), "11 palette colours for 2 classes"),
+        (_with(5, "averaged"), "averaged: Input should be a valid dictionary"),
+        (_with(3, "config"), "config: "),
+    ],
+)
+def test_a_run_that_is_not_sound_is_one_line(
+    run_folder: Path, street_dataset: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    document = torch.load(run_folder / CHECKPOINT_NAME, weights_only=True)
+    change(document)
+    (tmp_path / "run").mkdir()
+    torch.save(document, tmp_path / "run" / CHECKPOINT_NAME)
+    _expect_one_line(["export", str(tmp_path / "run"), "--data", str(street_dataset)], tmp_path, said)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_truncated_checkpoint_is_one_line(
+    run_folder: Path, street_dataset: Path, tmp_path: Path, share: float
+) -> None:
+    whole = (run_folder / CHECKPOINT_NAME).read_bytes()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / CHECKPOINT_NAME).write_bytes(whole[: int(len(whole) * share)])
+    _expect_one_line(["export", str(tmp_path / "run"), "--data", str(street_dataset)], tmp_path, "cannot be read")
+
+
+def test_a_checkpoint_cannot_run_code(street_dataset: Path, tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (tmp_path / "sprung",))
+
+    (tmp_path / "run").mkdir()
+    torch.save({"format": Trap()}, tmp_path / "run" / CHECKPOINT_NAME)
+    _expect_one_line(["export", str(tmp_path / "run"), "--data", str(street_dataset)], tmp_path, "cannot be read")
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_data_with_other_classes_is_one_line(
+    run_folder: Path, street_dataset: Path, tmp_path: Path, precision: str
+) -> None:
+    shutil.copytree(street_dataset, tmp_path / "run")
+    described = tmp_path / "run" / "dataset.toml"
+    described.write_text(described.read_text().replace('"sky"', '"heaven"'))
+    command = ["export", str(run_folder), "--data", str(tmp_path / "run"), "--precision", precision]
+    _expect_one_line(command, tmp_path, "calls class 0 'heaven'")
+
+
+def _expect_one_line(command: list[str], folder: Path, said: str) -> None:
+    result = CliRunner().invoke(main, [*command, "--out", str(folder / "out")])
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert said in result.stderr and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert [path.name for path in folder.iterdir()] == ["run"]
+
+
 @pytest.fixture(scope="module")
 def exported(
     make_run: MakeRun, colour_network: nn.Module, streets: Dataset, tmp_path_factory: pytest.TempPathFactory
@@ -127,6 +225,9 @@ def test_bundle_records_what_was_measured(exported: Bundle, streets: Dataset) ->
     assert (stage.miou, stage.per_class_iou, stage.images) == (score.miou, score.per_class_iou, 4)
     assert (stage.split, stage.split_sha256) == ("val", streets.digest("val"))
     assert stage.pixel_agreement is not None and stage.pixel_agreement >= stage.thresholds["pixel_agreement"] == 0.999
+    areas = exported.manifest.reference_areas
+    assert areas is not None and set(areas) <= set(exported.contract.classes)
+    assert sum(areas.values()) == pytest.approx(1)
 
 
 def test_bundle_records_where_it_comes_from(exported: Bundle) -> None:

@@ -164,8 +164,14 @@ def test_every_estimator_and_rule_is_a_row(search: Search) -> None:
     search.choose_weights(device.estimator)
     rows = search.rows[before:]
     assert [row.estimator for row in rows[:4]] == ["min-max", "percentile", "entropy", "mse"]
-    assert [row.weights for row in rows[4:]] == ["8-bit", "7-bit", "paired"]
+    rules = ["8-bit", "7-bit", "paired"]
+    assert [(row.weights, row.arithmetic) for row in rows[4:]] == [
+        *((rule, "kernels") for rule in rules),
+        *((rule, "as written") for rule in rules),
+        ("8-bit", "exact kernels"),
+    ]
     assert all(row.images == 3 and np.isfinite(row.drop) and 0 <= row.agreement <= 1 for row in rows)
+    assert all(("time" in row.document()) == (row.arithmetic != "as written") for row in rows)
 
 
 # Calibration.
@@ -198,4 +204,5 @@ def test_the_runs_own_held_out_split_chooses_unless_it_is_scored(camvid: Path) -
     pictures = choose_pictures(dataset, metadata, scored="select", calibration=1000, holdout=1000)
     assert pictures.record.holdout.endswith("of fit")
     assert not {pair.stem for pair in pictures.holdout} & {pair.stem for pair in pictures.calibration}
-    assert not any(pair.stem.startswith("0006R0") for pair in (*pictures.holdout, *pictures.calibration))
+    assert not {pair.stem for pair in pictures.holdout} & {pair.stem for pair in pictures.training}
+    assert not any(pair.stem.startswith("0006R0") for pair in (*pictures.holdout, *pictures.training))

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from rich.box import MARKDOWN
+from rich.console import Console
 from rich.table import Table
 
 from edgeseg.export.make import Exported, export_bundle
@@ -18,8 +20,10 @@ from edgeseg.export.quantise.search import Row
 from edgeseg.runtime.commands.common import console, json_option, write_document
 from edgeseg.runtime.dataset import load_dataset
 from edgeseg.runtime.environment import environment
-from edgeseg.runtime.manifest import NAME_PATTERN, PRECISIONS, Precision, Stage
+from edgeseg.runtime.manifest import NAME_PATTERN, PRECISIONS, Manifest, Precision, model_name
 from edgeseg.train.run import load_run
+
+_PAGE_WIDTH = 200
 
 
 @click.command(epilog="Example: edgeseg export runs/street --data camvid --out street")
@@ -72,6 +76,15 @@ from edgeseg.train.run import load_run
     metavar="IMAGES",
     help="Others of them to compare ways of quantising on.",
 )
+@click.option(
+    "--qat",
+    "qat_epochs",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="EPOCHS",
+    help="Also train with INT8's rounding in place, for so many passes over the run's training splits.",
+)
 @click.option("--name", help="The bundle's own name.  [default: --out without its ending]")
 @json_option
 def export(
@@ -86,6 +99,7 @@ def export(
     max_raised: int,
     calibration_images: int,
     holdout_images: int,
+    qat_epochs: int,
     name: str | None,
     json_path: Path | None,
 ) -> None:
@@ -115,6 +129,7 @@ def export(
             max_raised=max_raised,
             calibration_images=calibration_images,
             holdout_images=holdout_images,
+            qat_epochs=qat_epochs,
         ),
     )
     seconds = time.monotonic() - started
@@ -142,32 +157,57 @@ def _say(exported: Exported, out: Path, seconds: float) -> None:
     megabytes = sum(entry.size for entry in exported.manifest.files.values()) / 1e6
     agreement = math.floor(parity.agreement * 1e5) / 1e3  # never rounded up to a perfect 100
     if exported.rows:
-        console.print(tried_table(exported.rows))
+        _print(tried_table(exported.rows))
     console.print(f"graph and network agree on {agreement:.3f} % of the pixels of {parity.images} images")
-    for precision, stage in exported.manifest.stages.items():
-        console.print(_line(precision, stage))
+    _print(stages_table(exported.manifest))
     console.print(f"{len(exported.manifest.golden.frames)} golden frames")
     console.print(f"wrote {out}: bundle {exported.manifest.name}, {megabytes:.1f} MB, in {seconds:.0f} s")
 
 
-def _line(precision: str, stage: Stage) -> str:
-    miou = f"on {stage.images} images" if stage.miou is None else f"mIoU {stage.miou:.2f} on {stage.images} images"
-    lost = "" if stage.drop is None else f", {stage.drop:+.2f} lost to fp32, {stage.class_drop:+.2f} by the worst class"
-    raised = "".join(f"; {name} stays {why.precision} ({why.reason})" for name, why in stage.raised.items())
-    return f"{precision}: {miou} of {stage.split}{lost}{raised}"
+def _print(table: Table) -> None:
+    """A terminal shows it as wide as it is; elsewhere, as in a page of documentation, no cell is broken."""
+    wide = console if console.is_terminal else Console(width=_PAGE_WIDTH, highlight=False)
+    wide.print(table)
 
 
 def tried_table(rows: Sequence[Row]) -> Table:
-    """Return a table of the ways of quantising that were tried on the calibration hold-out."""
-    table = Table(title=f"tried on {rows[0].images} held-out images", title_justify="left")
-    table.add_column("graph")
-    table.add_column("estimator")
-    table.add_column("weights")
-    table.add_column("raised")
-    for heading in ("mIoU", "lost", "worst class", "pixels as fp32"):
+    """Return a Markdown table of the ways of quantising that were tried on the calibration hold-out."""
+    table = _table(f"tried on {rows[0].images} held-out images", "graph", "estimator", "weights", "computed", "raised")
+    for heading in ("mIoU", "lost", "worst class", "pixels as fp32", "time to fp32"):
         table.add_column(heading, justify="right")
     for row in rows:
-        figures = (f"{row.miou:.2f}", f"{row.drop:+.2f}", f"{row.class_drop:+.2f} {row.worst_class}")
-        agreement = f"{math.floor(row.agreement * 1e4) / 1e2:.2f} %"
-        table.add_row(row.precision, row.estimator, row.weights, ", ".join(row.raised), *figures, agreement)
+        table.add_row(
+            *(row.precision, row.estimator, row.weights, row.arithmetic, ", ".join(row.raised)),
+            *(f"{row.miou:.2f}", f"{row.drop:+.2f}", f"{row.class_drop:+.2f} {row.worst_class}", _share(row.agreement)),
+            "" if row.time is None else f"{row.time:.2f}",
+        )
     return table
+
+
+def stages_table(manifest: Manifest) -> Table:
+    """Return a Markdown table of what each graph of a bundle scored."""
+    stages = manifest.stages
+    table = _table(f"scored on {stages['fp32'].images} images of {stages['fp32'].split}", "graph")
+    for heading in ("mIoU", "lost", "worst class", "pixels as its origin", "of fp32's bytes"):
+        table.add_column(heading, justify="right")
+    table.add_column("in higher precision")
+    sizes = {precision: manifest.files[model_name(precision)].size for precision in stages}
+    for precision, stage in stages.items():
+        table.add_row(
+            precision,
+            "" if stage.miou is None else f"{stage.miou:.2f}",
+            "" if stage.drop is None else f"{stage.drop:+.2f}",
+            "" if stage.class_drop is None else f"{stage.class_drop:+.2f}",
+            "" if stage.pixel_agreement is None else _share(stage.pixel_agreement),
+            f"{sizes[precision] / sizes['fp32']:.2f}",
+            "; ".join(f"{name} in {why.precision} ({why.reason})" for name, why in stage.raised.items()),
+        )
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    return Table(*columns, title=title, title_justify="left", box=MARKDOWN)
+
+
+def _share(share: float) -> str:
+    return f"{math.floor(share * 1e4) / 1e2:.2f} %"  # never rounded up to a perfect 100

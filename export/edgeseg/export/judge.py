@@ -64,6 +64,8 @@ class Judge:
         self.stages: dict[Precision, Stage] = {}
         self.golden_frames: tuple[str, ...] = ()
         """Names of the golden frames in the folder, once there are any."""
+        self.areas: dict[str, float] = {}
+        """Class areas in the reference's masks, once it was scored."""
         self.golden: dict[Precision, float] = {"fp32": FP32_AGREEMENT}
         """Share of each golden frame's pixels that each precision must reach on any machine."""
 
@@ -85,6 +87,7 @@ class Judge:
     def score_fp32(self, backend: Backend, parity: Parity) -> None:
         """Score the reference and remember its masks."""
         matrix = self._evaluate("fp32", backend, lambda mask: self._masks.append(zlib.compress(mask.tobytes(), 1)))
+        self.areas = matrix.predicted_areas
         self._keep("fp32", matrix, parity.agreement, {"pixel_agreement": MIN_AGREEMENT})
 
     def score(self, precision: Precision, graph: bytes) -> Stage:

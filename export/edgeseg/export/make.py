@@ -132,6 +132,7 @@ def _fill(folder: Path, job: _Job, wanted: Quantisation, pictures: Pictures | No
         stages=judge.stages,
         golden=Golden(frames=judge.golden_frames, agreement=judge.golden),
         provenance=_provenance(job.run, record),
+        reference_areas=judge.areas,
     )
     return Exported(
         manifest=manifest,

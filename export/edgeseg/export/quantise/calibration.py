@@ -21,8 +21,10 @@ _REST = 0.2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pictures:
-    """What is observed, what the options are compared on, and what the bundle says of both."""
+    """What is learned from, what is observed, what the options are compared on, and what the bundle says of it."""
 
+    training: tuple[Pair, ...]
+    """All that the run was trained on, but what is held out here."""
     calibration: tuple[Pair, ...]
     holdout: tuple[Pair, ...]
     record: Calibration
@@ -57,6 +59,7 @@ def choose_pictures(
         raise ExportError("one picture was trained on", expected="at least two: one calibrates, the other chooses")
     chosen, compared = _spread(pairs, calibration), _spread(others, holdout)
     return Pictures(
+        training=tuple(pairs),
         calibration=chosen,
         holdout=compared,
         record=Calibration(

@@ -42,7 +42,7 @@ def place_for_cpu(
 
 def _is_fused(wiring: Wiring, conv: NodeProto) -> bool:
     value = wiring.activated(conv)
-    while {reader.op_type for reader in wiring.readers[value]} == {"Resize"}:
+    while {reader.op_type for reader in wiring.readers[value]} in ({"Resize"}, {"DepthToSpace"}):
         value = wiring.readers[value][0].output[0]
     return any(reader.op_type != "ArgMax" for reader in wiring.readers[value])
 

@@ -12,7 +12,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from edgeseg.export.quantise.half import make_half
-from edgeseg.export.quantise.observe import Range, Ranges
+from edgeseg.export.quantise.observe import Ranges
 from edgeseg.export.quantise.weights import half_scale, quantise_weights
 from edgeseg.export.quantise.wiring import Wiring
 
@@ -27,22 +27,51 @@ def place_for_tensorrt(model: ModelProto, ranges: Ranges, *, raised: Collection[
     """
     placed = ModelProto.FromString(model.SerializeToString())
     wiring = Wiring(placed)
-    shared = _share_scales(wiring, ranges)
-    wanted: dict[str, list[NodeProto]] = {}
+    reads = quantised_reads(wiring, raised)
+    reaches = shared_reaches(wiring, ranges)
     for conv in wiring.convolutions:
         if conv.name not in raised:
             _quantise_weights(wiring, conv)
-            wanted.setdefault(conv.input[0], []).append(conv)
-    for value, reader in [*_skips(wiring, raised), *_concatenated(wiring, raised)]:
-        wanted.setdefault(value, []).append(reader)
-    for value, readers in wanted.items():
-        scale = INPUT_SCALE if wiring.is_frame(value) else _scale(shared[value])
+    for value, readers in reads.items():
+        scale = INPUT_SCALE if wiring.is_frame(value) else half_scale(reaches[value] / 127)
         wiring.reread(value, _add_pair(wiring, value, scale), readers)
     return make_half(wiring.finish())
 
 
-def _scale(span: Range) -> float:
-    return half_scale(max(-span.low, span.high) / 127)
+def quantised_reads(wiring: Wiring, raised: Collection[str] = ()) -> dict[str, list[NodeProto]]:
+    """Return the values that are quantised, and of each the nodes that read it so; others read it in float."""
+    reads: dict[str, list[NodeProto]] = {}
+    for conv in wiring.convolutions:
+        if conv.name not in raised:
+            reads.setdefault(conv.input[0], []).append(conv)
+    for value, reader in [*_skips(wiring, raised), *_concatenated(wiring, raised)]:
+        reads.setdefault(value, []).append(reader)
+    return reads
+
+
+def shared_scales(wiring: Wiring) -> dict[str, str]:
+    """Return, of each value that meets others in a Concat, the one among them whose scale they all take."""
+    heads: dict[str, str] = {}
+    for node in wiring.nodes:
+        if node.op_type == "Concat":
+            names = (*node.input, node.output[0])
+            met = {heads.get(name, name) for name in names}
+            joined = {name for name, head in heads.items() if head in met}
+            heads.update(dict.fromkeys((*joined, *names), names[0]))
+    return heads
+
+
+def shared_reaches(wiring: Wiring, ranges: Ranges) -> dict[str, float]:
+    """Return the greatest magnitude of each value's integers: one for all that meet in a Concat.
+
+    So that joining them costs no requantisation.
+    """
+    heads = shared_scales(wiring)
+    widest: dict[str, float] = {}
+    for value, span in ranges.items():
+        head = heads.get(value, value)
+        widest[head] = max(widest.get(head, 0.0), -span.low, span.high)
+    return {value: widest[heads.get(value, value)] for value in ranges}
 
 
 def _add_pair(wiring: Wiring, value: str, scale: float) -> str:
@@ -83,16 +112,3 @@ def _concatenated(wiring: Wiring, raised: Collection[str]) -> Iterator[tuple[str
         if node.op_type == "Concat" and any(r.op_type == "Conv" and r.name not in raised for r in readers):
             for name in dict.fromkeys(node.input):
                 yield name, node
-
-
-def _share_scales(wiring: Wiring, ranges: Ranges) -> dict[str, Range]:
-    """Give a Concat's inputs and output one range, so that joining them costs no requantisation."""
-    shared = dict(ranges)
-    joined = [(*node.input, node.output[0]) for node in wiring.nodes if node.op_type == "Concat"]
-    for _ in joined:  # a range goes from one Concat to the next at least once a round
-        for names in joined:
-            span = shared[names[0]]
-            for name in names[1:]:
-                span = span | shared[name]
-            shared.update(dict.fromkeys(names, span))
-    return shared

@@ -14,7 +14,7 @@ from edgeseg.export.quantise.device import place_for_tensorrt
 from edgeseg.export.quantise.estimate import ESTIMATORS, estimate_ranges
 from edgeseg.export.quantise.gate import Limits, Loss, measure_loss
 from edgeseg.export.quantise.observe import Histogram, Ranges
-from edgeseg.export.quantise.score import Scorer
+from edgeseg.export.quantise.score import Arithmetic, Scorer
 from edgeseg.export.quantise.weights import WeightRule
 from edgeseg.runtime.manifest import Precision
 
@@ -35,6 +35,8 @@ class Row:
     estimator: str
     weights: WeightRule
     raised: tuple[str, ...] = ()
+    arithmetic: Arithmetic
+    """How it was computed; the CPU's graph is chosen by what the kernels give, TensorRT's by what is written."""
     images: int
     miou: float
     drop: float
@@ -42,9 +44,11 @@ class Row:
     worst_class: str
     agreement: float
     """Share of pixels that fp32 gives the same class."""
+    time: float | None = None
+    """Time of a frame on one thread as a share of fp32's, where kernels ran that run in service."""
 
     def document(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -58,6 +62,19 @@ class Placement:
     """Raised convolution -> why."""
     ranking: list[tuple[str, str]] | None = None
     """Convolutions that are worth raising, the best first, and why; None until they needed."""
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """What it is chosen and let through by."""
+        return "as written" if self.precision == "int8" else "kernels"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """An fp32 graph and how far its values' integers are to reach."""
+
+    model: ModelProto
+    ranges: Ranges
 
 
 class Search:
@@ -74,29 +91,38 @@ class Search:
         say: Say = lambda row: None,
     ) -> None:
         self._model, self._scorer, self._limits, self._max_raised, self._say = model, scorer, limits, max_raised, say
-        self._ranges: dict[str, Ranges] = {name: estimate_ranges(histograms, name) for name in ESTIMATORS}
+        self.sources = {name: Source(model=model, ranges=estimate_ranges(histograms, name)) for name in ESTIMATORS}
+        """Estimator -> what to place. Others of the same nodes may be added."""
         self.rows: list[Row] = []
 
     def build(self, placement: Placement, raised: Collection[str] | None = None) -> bytes:
         """Return the graph of `placement`, with its raised convolutions or with `raised` instead."""
-        ranges = self._ranges[placement.estimator]
+        source = self.sources[placement.estimator]
         kept = placement.reasons if raised is None else raised
         if placement.precision == "int8":
-            return seal_graph(place_for_tensorrt(self._model, ranges, raised=kept))
-        return seal_graph(place_for_cpu(self._model, ranges, weights=placement.weights, raised=kept))
+            return seal_graph(place_for_tensorrt(source.model, source.ranges, raised=kept))
+        return seal_graph(place_for_cpu(source.model, source.ranges, weights=placement.weights, raised=kept))
 
     def choose_estimator(self) -> Placement:
-        """Try every estimator in TensorRT's placement; return the best."""
-        return self._best([Placement(precision="int8", estimator=name) for name in ESTIMATORS])
+        """Try every estimator that was not tried yet in TensorRT's placement; return the best of all."""
+        return self._best([Placement(precision="int8", estimator=name) for name in self.sources])
 
     def choose_weights(self, estimator: str) -> Placement:
-        """Try every rule for the size of the CPU graph's weights, with the kernels that run here; return the best."""
+        """Try every rule for the size of the CPU graph's weights, with the kernels that run here; return the best.
+
+        What the kernels cost is measured too: each rule as written, and full weights by kernels that never saturate.
+        """
         rules: tuple[WeightRule, ...] = get_args(WeightRule)
-        return self._best([Placement(precision="int8-cpu", estimator=estimator, weights=rule) for rule in rules])
+        placements = [Placement(precision="int8-cpu", estimator=estimator, weights=rule) for rule in rules]
+        best = self._best(placements)
+        for placement in placements:
+            self._try(placement, "as written")
+        self._try(placements[0], "exact kernels")
+        return best
 
     def settle(self, placement: Placement) -> None:
         """Raise convolutions until the hold-out's loss is within the limits, or no more may be raised."""
-        row = next(row for row in reversed(self.rows) if _is_of(row, placement))
+        row = self._row(placement)
         while _loss(row).exceeds(self._limits) and self.raise_next(placement):
             row = self._try(placement)
 
@@ -112,25 +138,33 @@ class Search:
 
     def _best(self, placements: list[Placement]) -> Placement:
         """Return the one with the highest mIoU; where several come as near to it as noise does, the most faithful."""
-        rows = [self._try(placement) for placement in placements]
+        rows = [self._row(placement) for placement in placements]
         enough = max(row.miou for row in rows) - NOISE
         best = max((row for row in rows if row.miou >= enough), key=lambda row: row.agreement)
         return placements[rows.index(best)]
 
-    def _try(self, placement: Placement) -> Row:
-        score = self._scorer.score(self.build(placement), as_written=placement.precision == "int8")
+    def _row(self, placement: Placement) -> Row:
+        """Return the last row of the settings of `placement`, after trying it if there is none."""
+        tried = (row for row in reversed(self.rows) if _is_of(row, placement))
+        return next(tried, None) or self._try(placement)
+
+    def _try(self, placement: Placement, arithmetic: Arithmetic | None = None) -> Row:
+        graph, arithmetic = self.build(placement), arithmetic or placement.arithmetic
+        score = self._scorer.score(graph, arithmetic)
         loss = measure_loss(self._scorer.fp32, score.matrix)
         row = Row(
             precision=placement.precision,
             estimator=placement.estimator,
             weights=placement.weights,
             raised=tuple(placement.reasons),
+            arithmetic=arithmetic,
             images=len(self._scorer),
             miou=score.matrix.miou or 0.0,
             drop=loss.drop,
             class_drop=loss.class_drop,
             worst_class=loss.worst_class,
             agreement=score.agreement,
+            time=None if arithmetic == "as written" else self._scorer.measure_time(graph, arithmetic),
         )
         self.rows.append(row)
         self._say(row)
@@ -159,7 +193,7 @@ class Search:
     def _agreement(self, placement: Placement, raised: Collection[str]) -> float:
         graph = self.build(placement, raised)
         images = min(RANKING_IMAGES, len(self._scorer))
-        return self._scorer.score(graph, as_written=placement.precision == "int8", images=images).agreement
+        return self._scorer.score(graph, placement.arithmetic, images=images).agreement
 
 
 def _loss(row: Row) -> Loss:
@@ -167,10 +201,11 @@ def _loss(row: Row) -> Loss:
 
 
 def _is_of(row: Row, placement: Placement) -> bool:
-    return (row.precision, row.estimator, row.weights) == (
+    return (row.precision, row.estimator, row.weights, row.arithmetic) == (
         placement.precision,
         placement.estimator,
         placement.weights,
+        placement.arithmetic,
     )
 
 
