@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,24 @@ from edgeseg.export.check.compile import (
     require_compiler,
 )
 from edgeseg.export.check.convolutions import CONVOLUTIONS
+from edgeseg.export.check.explain_report import (
+    Explained,
+    explain_bundle,
+    explain_document,
+    refuse_divergence,
+    say_explained,
+)
 from edgeseg.export.check.findings import Finding, Report, Severity
-from edgeseg.export.check.golden import Agreement, check_golden
+from edgeseg.export.check.golden import Agreement, RealAgreement, check_golden, compare_on_dataset
 from edgeseg.export.check.graph import Graph, guess_precision
 from edgeseg.export.check.picture import draw_engines
 from edgeseg.export.check.plan import Engine
 from edgeseg.export.check.read import read_graph
 from edgeseg.export.check.reconcile import reconcile
 from edgeseg.export.check.rules import check_graph
-from edgeseg.runtime.bundle import open_bundle
+from edgeseg.runtime.bundle import Bundle, open_bundle
 from edgeseg.runtime.commands.common import console, json_option, progress, write_document
+from edgeseg.runtime.dataset import load_dataset
 from edgeseg.runtime.errors import EdgesegError, ExportError
 from edgeseg.runtime.files import write_bytes
 
@@ -63,14 +71,35 @@ def _read_targets(_: click.Context, __: click.Parameter, value: str | None) -> t
 @click.option(
     "--picture", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.svg", help="Draw the compiled engines."
 )
+@click.option("--explain", is_flag=True, help="Compare a bundle's precisions with fp32, step by step.")
+@click.option(
+    "--frame", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="--explain on this picture."
+)
+@click.option(
+    "--run", type=click.Path(exists=True, file_okay=False, path_type=Path), help="--explain the run it was made of too."
+)
+@click.option("--data", type=click.Path(exists=True, path_type=Path), help="Compare the precisions on real pictures.")
+@click.option("--split", default="test", show_default=True, help="The split of --data.")
 @json_option
-def check(model: str, targets: tuple[str, ...] | None, picture: Path | None, json_path: Path | None) -> None:
+def check(
+    model: str,
+    targets: tuple[str, ...] | None,
+    picture: Path | None,
+    explain: bool,
+    frame: Path | None,
+    run: Path | None,
+    data: Path | None,
+    split: str,
+    json_path: Path | None,
+) -> None:
     """Tell what TensorRT will make of MODEL: which convolutions run in INT8, fused, and why the others do not.
 
     With edgeseg[aot] the graph is compiled by NVIDIA's compiler too; no GPU is needed. Of a bundle, its contract,
-    hashes and golden frames are checked as well. Exit status 1 if TensorRT rejects a graph or a golden frame comes
-    out wrong.
+    hashes and golden frames are checked as well; --explain names the first tensor of each precision that loses more
+    than it may. Exit status 1 if TensorRT rejects a graph, a golden frame comes out wrong, or a tensor diverges.
     """
+    if (frame is not None or run is not None) and not explain:
+        raise click.UsageError("--frame and --run go with --explain")
     if targets is not None or picture is not None:
         require_compiler()
     if picture is not None and picture.suffix != ".svg":
@@ -79,7 +108,11 @@ def check(model: str, targets: tuple[str, ...] | None, picture: Path | None, jso
     path = Path(model)
     fields: dict[str, Any]
     agreements: list[Agreement] = []
+    explained: Explained = {}
+    real: list[RealAgreement] = []
     if path.suffix == ".onnx" and not path.is_dir():
+        if explain or data is not None:
+            raise click.UsageError("--explain and --data compare the precisions of a bundle")
         graph = read_graph(path)
         fields = {"model": path.name}
         reports, compiled = _check_graphs({guess_precision(graph): (path, graph)}, chosen)
@@ -89,11 +122,23 @@ def check(model: str, targets: tuple[str, ...] | None, picture: Path | None, jso
             files = {name: bundle.model_path(name) for name in bundle.precisions if name != _NOT_FOR_TENSORRT}
             reports, compiled = _check_graphs({name: (file, read_graph(file)) for name, file in files.items()}, chosen)
             agreements = check_golden(bundle)
-    _say(reports, compiled, agreements)
+            real = _compare_on(bundle, data, split)
+            explained = explain_bundle(bundle, frame, run) if explain else {}
+    _say(reports, compiled, [*agreements, *real])
+    if explained:
+        say_explained(explained)
+        fields["explain"] = explain_document(explained)
+    if real:
+        fields["real"] = [asdict(item) for item in real]
     if picture is not None:
         _draw(picture, compiled)
     write_document(json_path, "check", **fields, **_document(reports, compiled, agreements))
     _fail(reports, agreements)
+    refuse_divergence(explained)
+
+
+def _compare_on(bundle: Bundle, data: Path | None, split: str) -> list[RealAgreement]:
+    return compare_on_dataset(bundle, load_dataset(data), split) if data is not None else []
 
 
 def _check_graphs(
@@ -129,7 +174,7 @@ def _document(reports: Mapping[str, Report], compiled: Compiled, agreements: lis
     return {"findings": findings, "convolutions": convolutions, "targets": targets, **golden}
 
 
-def _say(reports: Mapping[str, Report], compiled: Compiled, agreements: list[Agreement]) -> None:
+def _say(reports: Mapping[str, Report], compiled: Compiled, agreements: Sequence[Agreement | RealAgreement]) -> None:
     for precision, report in reports.items():
         _say_findings(precision, report)
         ready = sum(verdict.int8 for verdict in report.convolutions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -102,3 +103,10 @@ def install_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
 def fake_compiler(install_compiler: Callable[[str], None]) -> None:
     """A stand-in for NVIDIA's compiler that takes what does not hold the word "refuse"."""
     install_compiler(FAKE_COMPILER)
+
+
+@pytest.fixture
+def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that has no tensorrt-rtx, an ARM board for one."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorrt_rtx" else found(name))

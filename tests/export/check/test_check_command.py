@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -32,13 +31,6 @@ def bad(tmp_path: Path) -> Path:
     path = tmp_path / "bad.onnx"
     onnx.save(done(net, net.op("Conv", net.qdq(x, zero=3), net.weight(32, 32, 3, 3), name="refuse")), path)
     return path
-
-
-@pytest.fixture
-def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine that has no tensorrt-rtx, an ARM board for one."""
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorrt_rtx" else found(name))
 
 
 def read(path: Path) -> Any:

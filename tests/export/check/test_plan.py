@@ -57,3 +57,16 @@ def test_picture_is_an_svg_with_every_layer(compiler_log: str) -> None:
     assert sum(element.tag.endswith("title") for element in root.iter()) == 2 * len(engine.layers)
     assert "1 of 2 convolutions in INT8" in text
     assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_small_convolution_that_quantises_in_its_own_kernel_is_int8(compiler_log: str) -> None:
+    # With few channels QuantizeLinear and convolution are one generated kernel: float comes in, Int8 weights are there.
+    own = compiler_log.replace("Name: first_myl0_1, LayerType: correlation", "Name: {}, LayerType: kgen").replace(
+        "Datatype: Int8, Format: (NHWC) Channel major format }], Constants: [ {",
+        "Datatype: Float, Format: (NHWC) Channel major format }], Constants: [ {",
+    )
+    rounded = own.replace("{},", "__myl_MulMinMaxRounCastConcCorrMulAdd_myl0_1,")
+    assert read_engine(rounded, ["first"]).int8_convolutions == ("first",)
+    # The same weights read by a convolution of float are unpacked in the kernel, and nothing is rounded.
+    unpacked = own.replace("{},", "__myl_CastMulCastMoveCorr_myl0_1,")
+    assert read_engine(unpacked, ["first"]).float_convolutions == ("first",)

@@ -316,3 +316,20 @@ def scale1_axis1_one_channel() -> ModelProto:
     net.input([1, 1, 16, 16])
     net.output(net.op("Conv", net.qdq("x", np.array([0.05])), net.weight(32, 1, 3, 3), name="c"))
     return net.model()
+
+
+def _scaled_by_stored(shape: tuple[int, ...]) -> ModelProto:
+    """What ONNX Runtime's quantiser makes of a product with a number: the number is stored in INT8 too."""
+    net, x = start()
+    factor = net.dequantize(net.constant(np.full(shape, 64, np.int8)), 0.01)
+    return done(net, net.conv(net.op("Mul", net.qdq(x), factor), 32, 32, name="c"))
+
+
+@case("rejected", "int8-scalar")
+def int8_scalar() -> ModelProto:
+    return _scaled_by_stored(())
+
+
+@case("1/1")
+def int8_vector_of_one() -> ModelProto:
+    return _scaled_by_stored((1,))

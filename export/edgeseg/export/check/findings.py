@@ -54,6 +54,9 @@ RULES: dict[str, Rule] = {
         "let the constant feed a DequantizeLinear directly: apply what lies between to the stored values",
         "ran",
     ),
+    "int8-scalar": Rule(
+        "error", "leave a single number in float, or store it with shape (1,)", "ran: an INT8 constant of no dimensions"
+    ),
     "mixed-types": Rule(
         "error",
         "cast input, weights and bias to one type",

@@ -22,6 +22,9 @@ _PART = re.compile(
     r"(?:^|, )(Inputs|Constants|Outputs): \[(.*?)\](?=, (?:Constants|Outputs|TacticName|StreamId|Metadata)|$)"
 )
 _TENSOR = re.compile(r"\{ Name: (.*?), Dimensions: \[([^\]]*)\].*?, Datatype: (\w+)")
+# The name of a generated kernel lists what it does, in order, four letters each.
+_CORRELATES = "Corr"
+_ROUNDS_FIRST = re.compile(r"^__myl_\w*Roun\w*Corr")
 _ONNX = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1f\[]|$)")
 _ACTIVATION = re.compile(r"Total Activation Memory: (\d+) bytes")
 _WEIGHTS = re.compile(r"Total Weights Memory: (\d+) bytes")
@@ -49,7 +52,13 @@ class Layer:
 
     @property
     def is_int8(self) -> bool:
-        return any(tensor.datatype == "Int8" for tensor in self.inputs)
+        return any(tensor.datatype == "Int8" for tensor in self.inputs) or self._quantises_first
+
+    @property
+    def _quantises_first(self) -> bool:
+        """Whether a small convolution's QuantizeLinear is in its kernel: it then reads float, and computes INT8."""
+        stored = any(tensor.datatype == "Int8" for tensor in self.constants)
+        return stored and _ROUNDS_FIRST.search(self.name) is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +69,7 @@ class Engine:
     activation_bytes: int
     weight_bytes: int
     int8_convolutions: tuple[str, ...]
-    """ONNX names of the convolutions that were compiled with INT8 inputs."""
+    """ONNX names of the convolutions that were compiled with INT8 inputs, quantised in the same kernel or before."""
     float_convolutions: tuple[str, ...]
 
     @property
@@ -112,10 +121,9 @@ def read_engine(log: str, convolutions: Iterable[str]) -> Engine:
 def _computing_layer(name: str, layers: tuple[Layer, ...]) -> Layer | None:
     """Return the layer that computes the convolution: others name it too, for its bias or its rescaling."""
     naming = [layer for layer in layers if name in layer.onnx]
-    ranks = {True: 0, False: 1}
-    return min(
+    return max(
         naming,
-        key=lambda layer: (ranks[layer.kind in _CONVOLUTIONS], ranks[layer.kind not in _GENERATED]),
+        key=lambda layer: (layer.kind in _CONVOLUTIONS, layer.kind not in _GENERATED, _CORRELATES in layer.name),
         default=None,
     )
 

@@ -114,6 +114,8 @@ def check_pairs(graph: Graph) -> Iterator[Finding]:
             for user in graph.readers.get(name, ()):
                 if not _may_take_int8(user, name, graph):
                     yield finding("int8-constant", user.name, f"{user.op} takes the INT8 constant {name}")
+                elif user.op == DQ and name == user.input(0) and not constant.shape:
+                    yield finding("int8-scalar", user.name, f"the INT8 constant {name} has no dimensions")
 
 
 def _may_take_int8(user: Node, name: str, graph: Graph) -> bool:
