@@ -15,6 +15,7 @@ import pytest
 
 from edgeseg.runtime.backends import open_backend, run_until_steady
 from edgeseg.runtime.backends.null import NullBackend
+from edgeseg.runtime.backends.options import BackendOptions
 from edgeseg.runtime.backends.ort import OrtBackend
 from edgeseg.runtime.bundle import Bundle, open_bundle
 from edgeseg.runtime.contract import Contract
@@ -88,6 +89,12 @@ def test_only_the_device_graph_is_computed_as_written(fake: FakeBundle, precisio
     ("options", "error", "said"),
     [
         ({"backend": "cuda"}, BackendError, "'cuda' is unknown; expected auto or one of ort"),
+        (
+            {"backend": "ort", "options": BackendOptions(zero_copy=True)},
+            BackendError,
+            "zero-copy memory with backend ort",
+        ),
+        ({"backend": "null", "options": BackendOptions(graph=True)}, BackendError, "a CUDA graph with backend null"),
         ({"precision": "int4"}, BundleError, "int4"),
         ({"precision": "int8-cpu"}, BundleError, "int8-cpu"),
         ({"threads": 0}, BackendError, "0 threads"),
@@ -98,6 +105,14 @@ def test_what_cannot_be_opened_is_named(
 ) -> None:
     with pytest.raises(error, match=said):
         open_backend(bundle, **options)  # type: ignore[arg-type]
+
+
+def test_options_come_from_the_environment() -> None:
+    assert BackendOptions.from_environment({}) == BackendOptions()
+    told = {"EDGESEG_ZERO_COPY": "1", "EDGESEG_CUDA_GRAPH": "Off", "EDGESEG_BUILD": " no "}
+    assert BackendOptions.from_environment(told) == BackendOptions(zero_copy=True, graph=False, build=False)
+    with pytest.raises(BackendError, match="EDGESEG_BUILD=maybe; expected 1 or 0"):
+        BackendOptions.from_environment({"EDGESEG_BUILD": "maybe"})
 
 
 def test_a_file_that_is_no_graph_is_refused_in_one_line(fake: FakeBundle, tmp_path: Path) -> None:

@@ -141,6 +141,23 @@ def test_another_processor_is_asked_anew(cache: Path, bundle: Bundle, monkeypatc
     assert engine.frames == 4 * len(bundle.golden_frames())
 
 
+def test_another_gpu_is_asked_anew(
+    cache: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engine = Engine()
+    find_failure(bundle, engine)
+    for name in ("Orin (8.7)", "Thor (11.0)", "Orin (8.7)"):
+        monkeypatch.setattr(engine, "device", name, raising=False)
+        find_failure(bundle, engine)
+    assert engine.frames == 3 * len(bundle.golden_frames())
+    monkeypatch.setattr(first_use, "_DRIVER", tmp_path)
+    for model in ("GeForce RTX 3060", "GeForce RTX 5090"):
+        (tmp_path / "0000:01:00.0").mkdir(exist_ok=True)
+        (tmp_path / "0000:01:00.0" / "information").write_text(f"Model: \t\t NVIDIA {model}\nIRQ:   \t 66\n")
+        find_failure(bundle, engine)
+    assert engine.frames == 5 * len(bundle.golden_frames())
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": "b"}', b"[" * 100_000, b"\xff", b'{"a": NaN}'])
 def test_a_damaged_memory_is_ignored_and_mended(cache: Path, bundle: Bundle, content: bytes) -> None:
     cache.parent.mkdir(parents=True)

@@ -1,7 +1,7 @@
 """The first use of a bundle on a machine: do its golden frames come out here as they did where it was made?
 
 INT8 kernels differ between processors. On x86 without VNNI they may saturate, and lose points that nothing else shows.
-The answer is remembered for each processor, package versions, bundle and precision.
+The answer is remembered for each processor and GPU, package versions, bundle and precision.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +24,7 @@ from edgeseg.runtime.files import write_json
 from edgeseg.runtime.frame import Image, Mask
 
 _MAX_REMEMBERED = 256
+_DRIVER = Path("/proc/driver/nvidia/gpus")
 _PACKAGES = ("edgeseg", "numpy", "opencv", "onnxruntime", "tensorrt")
 _said: set[str] = set()
 
@@ -76,8 +78,15 @@ def _key(bundle: Bundle, engine: _Engine) -> str:
     machine = environment()
     packages = {name: version for name, version in machine["packages"].items() if name in _PACKAGES}
     where = [machine.get("device"), machine.get("machine"), machine.get("instruction_set"), packages]
+    where += [getattr(engine, "device", None), _gpu_models()]
     what = [bundle.manifest_sha256, engine.name, engine.precision]
     return hashlib.sha256(json.dumps([where, what], sort_keys=True).encode()).hexdigest()
+
+
+def _gpu_models() -> list[str]:
+    """Return what NVIDIA's driver calls its GPUs; a Jetson's is told by the board, `device` of the environment."""
+    lines = [path.read_text(errors="replace") for path in sorted(_DRIVER.glob("*/information")) if path.is_file()]
+    return re.findall(r"^Model:\s*(.+?)\s*$", "\n".join(lines), re.MULTILINE)
 
 
 def _cache() -> Path:

@@ -14,10 +14,13 @@ import pytest
 from tests.runtime.device.fake_tensorrt import make_tensorrt
 from tests.runtime.device.simulator import Simulator, compile_simulator, why_not
 
+from edgeseg.runtime.backends import cuda
 from edgeseg.runtime.bundle import Bundle, open_bundle, write_bundle
 from edgeseg.runtime.manifest import Golden
 
 VERSIONS = ("10.3.0", "11.4.0")
+_opened = {"pycuda": cuda._opened}
+"""Library -> the GPUs that were opened through it, as a process opens each once."""
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +49,17 @@ def sim(_loaded: Simulator) -> Iterator[Simulator]:
     lost = _loaded.is_lost
     _loaded.reset()
     assert [one for one in problems if not (lost and one.startswith("leak"))] == []
+
+
+@pytest.fixture(params=list(cuda.LIBRARIES))
+def cuda_library(request: pytest.FixtureRequest, sim: Simulator, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Either CUDA library, through which `open_gpu` gives the GPU meanwhile."""
+    name: str = request.param
+    if name not in _opened:
+        sim.expect_retain()
+    monkeypatch.setattr(cuda, "LIBRARIES", {name: cuda.LIBRARIES[name]})
+    monkeypatch.setattr(cuda, "_opened", _opened.setdefault(name, {}))
+    return name
 
 
 @pytest.fixture(params=VERSIONS)

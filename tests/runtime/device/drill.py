@@ -16,30 +16,35 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module, util
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from tests.runtime.device.fake_tensorrt import make_tensorrt
-from tests.runtime.device.mistakes import MISTAKES
+from tests.runtime.device.mistakes import MISTAKES, Mistake
 from tests.runtime.device.simulator import OUT_OF_MEMORY, Simulator
 
 from edgeseg.runtime.bundle import open_bundle
 
 _GRACE_S = 0.2
 _LIMIT_S = 60
+_AT_ONCE = 4  # they mostly wait
 
 
-def run_drill(sim: Simulator, bundle: Any, version: str) -> list[str]:
+def run_drill(sim: Simulator, bundle: Any, version: str, *, graph: bool) -> list[str]:
     """Take the backend through its life and its failures; returns the problems, none for a sound one."""
-    drill = _Drill(sim, bundle, version)
+    drill = _Drill(sim, bundle, version, graph)
     found: list[str] = []
     with _warnings(found):
         for part in (
             drill.lives,
             drill.lives_without_copies,
-            drill.survives_a_failed_enqueue,
+            drill.survives_a_failed_inference,
+            *([drill.survives_a_failed_capture] if graph else []),
             drill.tells_out_of_memory,
             drill.refuses_another_engine,
             drill.runs_two_at_once,
@@ -47,6 +52,7 @@ def run_drill(sim: Simulator, bundle: Any, version: str) -> list[str]:
             drill.waits_for_an_inference_to_close,
         ):
             sim.reset()
+            drill.trt.fake_refuses_capture = False
             try:
                 part()
             except Exception as error:
@@ -71,7 +77,8 @@ def _warnings(found: list[str]) -> Iterator[None]:
 
 
 class _Drill:
-    def __init__(self, sim: Simulator, bundle: Any, version: str) -> None:
+    def __init__(self, sim: Simulator, bundle: Any, version: str, graph: bool) -> None:
+        self.graph = graph
         self.cuda = import_module("edgeseg.runtime.backends.cuda")
         self.tensorrt = import_module("edgeseg.runtime.backends.tensorrt")
         self.errors = import_module("edgeseg.runtime.errors")
@@ -92,7 +99,7 @@ class _Drill:
         self.noted.append(problem)
 
     def open(self, **options: Any) -> Any:
-        gpu = self.cuda.open_gpu()
+        gpu, options = self.cuda.open_gpu(), {"graph": self.graph, **options}
         return self.tensorrt.PlanRunner(self.trt, gpu, self.plan, self.contract, "fp32", **options)
 
     def check(self, runner: Any, index: int) -> Any:
@@ -118,17 +125,30 @@ class _Drill:
     def lives_without_copies(self) -> None:
         self.lives(zero_copy=True)
 
-    def survives_a_failed_enqueue(self) -> None:
-        runner = self.open()
-        self.check(runner, 0)
-        self.sim.fail(OUT_OF_MEMORY, call="launch")
-        self.expect_error("not-raised", lambda: runner.infer(self.frames[1]))
+    def survives_a_failed_inference(self) -> None:
+        for call in ("cuEventRecord", "cuGraphLaunch") if self.graph else ("launch",):
+            runner = self.open()
+            self.check(runner, 0)
+            self.sim.fail(OUT_OF_MEMORY, call=call)
+            self.expect_error("not-raised", partial(runner.infer, self.frames[1]))
+            self.sim.fail(0, count=0)
+            self.check(runner, 2)
+            runner.close()
+
+    def survives_a_failed_capture(self) -> None:
+        self.sim.fail(OUT_OF_MEMORY, call="launch", count=2)  # the first is not captured
+        self.expect_error("not-raised", self.open)
         self.sim.fail(0, count=0)
-        self.check(runner, 2)
+        self.trt.fake_refuses_capture = True
+        self.expect_error("not-raised", self.open)
+        runner = self.open(graph=None)
+        runner.warm_up()
+        self.check(runner, 0)
         runner.close()
 
     def tells_out_of_memory(self) -> None:
-        for call in ("cuMemAlloc", "cuMemHostAlloc", "cuStreamCreate", "cuEventCreate"):
+        of_graphs = ("cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate") if self.graph else ()
+        for call in ("cuMemAlloc", "cuMemHostAlloc", "cuStreamCreate", "cuEventCreate", *of_graphs):
             self.sim.fail(OUT_OF_MEMORY, call=call)
             error = self.expect_error("not-raised", self.open)
             self.sim.fail(0, count=0)
@@ -148,17 +168,17 @@ class _Drill:
             self.contract = contract
 
     def runs_two_at_once(self) -> None:
-        runners = [self.open(), self.open()]
-        threads = [
-            threading.Thread(target=lambda runner=runner: [self.check(runner, index % 3) for index in range(6)])
-            for runner in runners
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
+        first = self.open()
+        thread = threading.Thread(target=lambda: [self.check(first, index % 3) for index in range(9)])
+        thread.start()
+        try:
+            second = self.open()  # a capture of its own is no matter of the first one's
+            for index in range(6):
+                self.check(second, index % 3)
+            second.close()
+        finally:
             thread.join()
-        for runner in runners:
-            runner.close()
+        first.close()
 
     def keeps_two_threads_apart(self) -> None:
         runner = self.open()
@@ -224,34 +244,63 @@ def _quietly(runner: Any, frame: Any) -> None:
         logging.getLogger(__name__).debug("infer failed", exc_info=True)
 
 
-def plant(module: str, old: str, new: str) -> None:
-    """Import `module` from its source with `old` replaced by `new`."""
-    spec = util.find_spec(module)
-    assert spec is not None and spec.origin is not None
-    source = Path(spec.origin).read_text(encoding="utf-8")
-    assert old in source, f"{module} has no {old!r}"
-    planted = util.module_from_spec(spec)
-    sys.modules[module] = planted
-    exec(compile(source.replace(old, new), spec.origin, "exec"), planted.__dict__)
+class _Planted(SourceFileLoader):
+    """Loads a module from its source with the mistake in it."""
+
+    def __init__(self, mistake: Mistake) -> None:
+        spec = util.find_spec(mistake.module)
+        assert spec is not None and spec.origin is not None
+        super().__init__(mistake.module, spec.origin)
+        source = Path(spec.origin).read_text(encoding="utf-8")
+        assert mistake.old in source, f"{mistake.module} has no {mistake.old!r}"
+        self.code = compile(source.replace(mistake.old, mistake.new), spec.origin, "exec")
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.code
 
 
-def main(library: str, bundle: str, reports: str) -> None:
-    """Run the drill once for each mistake, planted in a process of its own; writes what it says to `reports`/NUMBER."""
+class _Finder(MetaPathFinder):
+    """Finds the planted module, and leaves all others to Python."""
+
+    def __init__(self, planted: _Planted) -> None:
+        self.planted = planted
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        return util.spec_from_loader(fullname, self.planted) if fullname == self.planted.name else None
+
+
+def plant(mistake: Mistake) -> None:
+    """Have `mistake` in what is imported from now on."""
+    sys.meta_path.insert(0, _Finder(_Planted(mistake)))
+    for name in [name for name in sys.modules if name.startswith("edgeseg.runtime.backends")]:
+        del sys.modules[name]  # what imported the sound one
+
+
+def main(library: str, bundle: str, reports: str, *wanted: str) -> None:
+    """Run the drill for the mistakes `wanted`, as NUMBER-PATH, each planted in a process of its own.
+
+    Writes what it says to `reports`/NUMBER-PATH.
+    """
     opened = open_bundle(bundle)
     sim = Simulator(Path(library))
     sim.echo()
-    for number, mistake in enumerate(MISTAKES):
-        child = os.fork()  # after all imports but before any thread
-        if child == 0:
-            with (Path(reports) / str(number)).open("wb") as report:
+    for index, name in enumerate(wanted):
+        if index >= _AT_ONCE:
+            os.wait()
+        if os.fork() == 0:  # after all imports but before any thread
+            with (Path(reports) / name).open("wb") as report:
                 os.dup2(report.fileno(), 1)
                 os.dup2(report.fileno(), 2)
             signal.alarm(_LIMIT_S)
-            plant(mistake.module, mistake.old, mistake.new)
-            for problem in run_drill(sim, opened, "10.3.0"):
+            number, _, path = name.partition("-")
+            plant(MISTAKES[int(number)])
+            if path == "cuda-python":
+                del import_module("edgeseg.runtime.backends.cuda").LIBRARIES["pycuda"]
+            for problem in run_drill(sim, opened, "10.3.0", graph=path == "graph"):
                 print(problem, flush=True)  # noqa: T201
             os._exit(0)
-        os.waitpid(child, 0)
+    for _ in wanted[-_AT_ONCE:]:
+        os.wait()
 
 
 if __name__ == "__main__":

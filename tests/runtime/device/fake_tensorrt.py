@@ -12,12 +12,15 @@ import sys
 import types
 import weakref
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from tests.runtime.device.simulator import Simulator
 
+FAKE_LAYERS = ("frame to planes", "network", "argmax")
+"""What a profiler is told of each inference."""
 _RUN: Any = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
@@ -36,6 +39,8 @@ def make_tensorrt(version: str, sim: Simulator) -> Any:
     trt.__version__, trt.__spec__ = version, ModuleSpec("tensorrt", None)
     trt.fake_refuses_strong_typing = False
     trt.fake_before_run = None
+    trt.fake_refuses_capture = False
+    trt.fake_rejects = set()
     trt.fake_built = []
     flags = {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1} if major < 11 else {"STRONGLY_TYPED": 0}
     trt.NetworkDefinitionCreationFlag = _enum("NetworkDefinitionCreationFlag", flags)
@@ -50,6 +55,9 @@ def make_tensorrt(version: str, sim: Simulator) -> Any:
         INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = severities
 
     class IProgressMonitor:
+        pass
+
+    class IProfiler:
         pass
 
     def must_have_context(doing: str) -> None:
@@ -70,11 +78,11 @@ def make_tensorrt(version: str, sim: Simulator) -> Any:
             self.network, self.num_errors = network, 0
 
         def parse_from_file(self, path: str) -> bool:
-            if trt.fake_refuses_strong_typing and self.network.strongly_typed:
+            refused = trt.fake_refuses_strong_typing and self.network.strongly_typed
+            if refused or Path(path).name in trt.fake_rejects:
                 self.num_errors = 1
                 return False
-            with open(path, "rb") as stream:  # noqa: PTH123
-                self.network.model = stream.read()
+            self.network.model = Path(path).read_bytes()
             return True
 
         def get_error(self, index: int) -> ParserError:
@@ -137,6 +145,9 @@ def make_tensorrt(version: str, sim: Simulator) -> Any:
             body = version.encode() + b"\n" + network.model
             return HostMemory(hashlib.sha256(body).digest() + body)
 
+    callbacks: list[Any] = []
+    """What graphs call, which may outlive the context."""
+
     def run_context(context: Context | None) -> None:
         if context is None:
             sim.note("use-after-free: an execution context was destroyed before its engine ran")
@@ -148,7 +159,10 @@ def make_tensorrt(version: str, sim: Simulator) -> Any:
             self.session, self.tensors = engine.session, engine.tensors
             self.addresses: dict[str, int] = {}
             self.pending: list[Any] = []
+            self.captured: list[Any] = []
+            self.is_warm = False
             self.callback = None  # must outlive the call that it is in
+            self.profiler: Any = None
 
         def set_tensor_address(self, name: str, memory: int) -> bool:
             if name not in self.tensors:
@@ -157,7 +171,7 @@ def make_tensorrt(version: str, sim: Simulator) -> Any:
             if size != held:
                 sim.note(f"wrong-size: {name} has {size} bytes, the memory at its address {held}")
                 return False
-            self.addresses[name] = memory
+            self.addresses[name], self.is_warm = memory, False
             return True
 
         def execute_async_v3(self, stream_handle: int) -> bool:
@@ -168,9 +182,20 @@ def make_tensorrt(version: str, sim: Simulator) -> Any:
             if self.pending:
                 sim.note("two-enqueues: of one execution context at once")
                 return False
+            capturing = bool(sim.lib.sim_is_capturing(stream_handle, trt.fake_refuses_capture))
+            if capturing and trt.fake_refuses_capture:
+                _logger().log(ILogger.ERROR, "enqueueV3: operation not permitted when stream is capturing")
+                return False
+            if capturing and not self.is_warm:
+                sim.note("captured-cold: the first enqueue after an address was set was captured")
             this = weakref.ref(self)
             self.callback = _RUN(lambda _: run_context(this()))
-            self.pending.append(self.callback)
+            if capturing:
+                self.captured.append(self.callback)
+                callbacks.append(self.callback)
+            else:
+                self.pending.append(self.callback)
+                self.is_warm = True
             source, target = self.addresses["frame"], self.addresses["mask"]
             code = sim.lib.sim_launch(stream_handle, source, target, ctypes.cast(self.callback, ctypes.c_void_p), None)
             if code:
@@ -185,12 +210,16 @@ def make_tensorrt(version: str, sim: Simulator) -> Any:
             _view(sim, self.addresses["mask"], self.tensors["mask"][1])[...] = self.session.run(
                 ["mask"], {"frame": frame.copy()}
             )[0]
+            for layer in FAKE_LAYERS if self.profiler is not None else ():
+                self.profiler.report_layer_time(layer, 0.25)
             self.pending.clear()
 
         def __del__(self) -> None:
             if self.pending and not sim.is_lost:
                 sim.note("destroyed-while-pending: an execution context")
             must_have_context("destroying an execution context")
+            if any(sim.lib.sim_is_in_graph(ctypes.cast(one, ctypes.c_void_p)) for one in self.captured):
+                sim.note("destroyed-order: an execution context before the graph that it is in")
 
     class Engine:
         def __init__(self, model: bytes) -> None:
@@ -254,7 +283,7 @@ def make_tensorrt(version: str, sim: Simulator) -> Any:
 
         return shared_logger(trt)[0]
 
-    for made in (ILogger, IProgressMonitor, OnnxParser, Builder, Runtime):
+    for made in (ILogger, IProgressMonitor, IProfiler, OnnxParser, Builder, Runtime):
         setattr(trt, made.__name__, made)
     return trt
 

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { MAX_BLOCKS = 8192, MAX_STREAMS = 1024, MAX_EVENTS = 1024, MAX_DEPTH = 64, ZONE = 256, TEXT = 1 << 16 };
 enum { FRESH = 0xA5, FREED = 0xDD, EARLY = 0xEE, GUARD = 0x5C };
@@ -29,10 +30,14 @@ typedef struct Op {
   uint64_t number;
   void (*run)(void *);
   void *data;
+  struct CUgraphExec_st *of; /* the graph that it was launched with */
   struct Op *next;
 } Op;
-struct CUstream_st { int alive, busy; unsigned flags; Op *head, *tail; };
-struct CUevent_st { int alive; struct CUstream_st *stream; uint64_t recorded, done; };
+typedef enum { CAPTURES_NOT, CAPTURES, CAPTURE_SPOILT } Capture;
+struct CUstream_st { int alive, busy; unsigned flags; Op *head, *tail; Capture capture; pthread_t by; struct CUgraph_st *into; };
+struct CUgraph_st { int alive; Op *head, *tail; };
+struct CUgraphExec_st { int alive; Op *head; };
+struct CUevent_st { int alive, captured, timed; struct CUstream_st *stream; uint64_t recorded, done; double happened_ms; };
 struct CUctx_st { int alive, primary; };
 
 static pthread_mutex_t lock;
@@ -42,8 +47,11 @@ static pthread_key_t stack_key;
 static Block blocks[MAX_BLOCKS];
 static struct CUstream_st streams[MAX_STREAMS]; /* 0 is the default stream */
 static struct CUevent_st events[MAX_EVENTS];
+static struct CUgraph_st graphs[MAX_EVENTS];
+static struct CUgraphExec_st launchables[MAX_EVENTS];
 static struct CUctx_st primary = {0, 1}, others[16];
-static int block_count, stream_count = 1, event_count, other_count, retained, integrated = 1, device_count = 1;
+static int block_count, stream_count = 1, event_count, graph_count, launchable_count, other_count;
+static int retained, may_retain = 1, integrated = 1, device_count = 1;
 static uint64_t number, calls, fail_from, fail_once;
 static char fail_name[64], problems[TEXT], trace[TEXT];
 static CUresult fail_code, lost;
@@ -51,6 +59,12 @@ static int echo;
 static CUdeviceptr next_address = DEVICE_BASE;
 static size_t total_memory = 8ull << 30, used_memory;
 typedef struct { int depth; CUcontext on[MAX_DEPTH]; } Stack;
+
+static double now_ms(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1e3 + now.tv_nsec / 1e6;
+}
 
 static void problem(const char *format, ...) {
   char line[512];
@@ -211,7 +225,9 @@ static void perform(struct CUstream_st *stream, Op *op) {
       know(op->to, op->to_at, op->size);
       break;
     case FILL: memset(op->to->bytes + op->to_at, op->value, op->size); know(op->to, op->to_at, op->size); break;
-    case RECORD: if (op->event->done < op->number) op->event->done = op->number; break;
+    case RECORD:
+      if (op->event->done < op->number) op->event->done = op->number, op->event->happened_ms = now_ms();
+      break;
     case WAIT: break; /* advance() saw to it */
     case RUN:
       pthread_mutex_unlock(&lock);
@@ -240,18 +256,58 @@ static int advance(struct CUstream_st *stream) {
   return 1;
 }
 
+/* Reads or spoils what the host's side holds while the operation waits, so that whoever touches it is noticed. */
+static void arm(Op *op) {
+  if ((op->from && !op->from->alive) || (op->to && !op->to->alive)) {
+    problem("use-after-free: a graph uses memory that was freed");
+    return;
+  }
+  if (op->from && op->from->pinned) op->seen_from = snapshot(op->from, op->from_at, op->size);
+  if (op->to && op->to->pinned) {
+    size_t size = op->kind == RUN ? op->to->size : op->size;
+    memset(op->to->bytes + op->to_at, EARLY, size);
+    op->seen_to = snapshot(op->to, op->to_at, size);
+  }
+}
+
+static CUresult spoil(struct CUstream_st *stream, const char *name) {
+  stream->capture = CAPTURE_SPOILT;
+  problem("capture-broken: %s while a stream is captured", name);
+  return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+}
+
+/* What may wait for the GPU must not be called by a thread that captures. */
+static CUresult refuse_in_capture(const char *name) {
+  for (int i = 1; i < stream_count; i++)
+    if (streams[i].capture && pthread_equal(streams[i].by, pthread_self())) return spoil(&streams[i], name);
+  return CUDA_SUCCESS;
+}
+#define NOT_IN_CAPTURE(name) do { CUresult r_ = refuse_in_capture(name); if (r_) return leave(r_); } while (0)
+
 static void drain(struct CUstream_st *stream) { while (advance(stream)) {} }
 static void drain_all(void) { for (int i = 0; i < stream_count; i++) drain(&streams[i]); }
 
+static void append(Op **head, Op **tail, const Op *op) {
+  Op *made = malloc(sizeof *op);
+  *made = *op;
+  made->next = NULL;
+  if (*tail) (*tail)->next = made; else *head = made;
+  *tail = made;
+}
+
 static void queue(struct CUstream_st *stream, Op op) {
-  Op *made = malloc(sizeof op);
-  *made = op;
-  if (stream->tail) stream->tail->next = made; else stream->head = made;
-  stream->tail = made;
+  if (stream->capture == CAPTURE_SPOILT) return;
+  if (stream->capture == CAPTURES) { append(&stream->into->head, &stream->into->tail, &op); return; }
+  arm(&op);
+  append(&stream->head, &stream->tail, &op);
 }
 
 static struct CUstream_st *known_stream(CUstream stream, const char *name) {
-  if (stream == NULL || stream == CU_STREAM_LEGACY) return &streams[0];
+  if (stream == NULL || stream == CU_STREAM_LEGACY) {
+    for (int i = 1; i < stream_count; i++)
+      if (streams[i].capture && !(streams[i].flags & CU_STREAM_NON_BLOCKING)) spoil(&streams[i], name);
+    return &streams[0];
+  }
   if (stream >= streams && stream < streams + stream_count && stream->alive) return stream;
   problem("use-after-free: %s on a stream that is not alive", name);
   return NULL;
@@ -279,11 +335,8 @@ static CUresult copy(const char *name, Kind kind, CUdeviceptr device, const void
   Op op = {.kind = kind, .size = size};
   if (kind == COPY_IN) {
     op.from = pinned, op.from_at = host_at, op.to = block, op.to_at = device_at;
-    op.seen_from = snapshot(pinned, host_at, size);
   } else {
     op.from = block, op.from_at = device_at, op.to = pinned, op.to_at = host_at;
-    memset(pinned->bytes + host_at, EARLY, size);
-    op.seen_to = snapshot(pinned, host_at, size);
   }
   queue(stream, op);
   return CUDA_SUCCESS;
@@ -338,7 +391,7 @@ CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, CUdevice
 CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {
   (void)device;
   ENTER("cuDevicePrimaryCtxRetain");
-  if (++retained > 1) problem("primary-retained: %d times without being released", retained);
+  if (++retained > may_retain) problem("primary-retained: %d times without being released", retained);
   primary.alive = 1;
   *context = &primary;
   return leave(CUDA_SUCCESS);
@@ -381,7 +434,12 @@ CUresult cuCtxPopCurrent(CUcontext *context) {
 CUresult cuCtxGetCurrent(CUcontext *context) { enter("cuCtxGetCurrent"); *context = current(); return leave(CUDA_SUCCESS); }
 CUresult cuCtxGetDevice(CUdevice *device) { ENTER_CURRENT("cuCtxGetDevice"); *device = 0; return leave(CUDA_SUCCESS); }
 CUresult cuCtxGetApiVersion(CUcontext context, unsigned *version) { (void)context; *version = 3020; return CUDA_SUCCESS; }
-CUresult cuCtxSynchronize(void) { ENTER_CURRENT("cuCtxSynchronize"); drain_all(); return leave(lost); }
+CUresult cuCtxSynchronize(void) {
+  ENTER_CURRENT("cuCtxSynchronize");
+  NOT_IN_CAPTURE("cuCtxSynchronize");
+  drain_all();
+  return leave(lost);
+}
 
 CUresult cuMemGetInfo(size_t *available, size_t *total) {
   ENTER_CURRENT("cuMemGetInfo");
@@ -390,6 +448,7 @@ CUresult cuMemGetInfo(size_t *available, size_t *total) {
 }
 CUresult cuMemAlloc(CUdeviceptr *address, size_t size) {
   ENTER_CURRENT("cuMemAlloc");
+  NOT_IN_CAPTURE("cuMemAlloc");
   if (!size) return leave(CUDA_ERROR_INVALID_VALUE);
   if (used_memory + size > total_memory) return leave(CUDA_ERROR_OUT_OF_MEMORY);
   *address = make_block(size, 0, 0)->address;
@@ -402,11 +461,13 @@ CUresult cuMemFree(CUdeviceptr address) {
   Block *block = find(address, &at);
   if (!block || at || block->pinned) REFUSE(CUDA_ERROR_INVALID_VALUE, "unknown-address: cuMemFree");
   if (!block->alive) REFUSE(CUDA_ERROR_INVALID_VALUE, "double-free: cuMemFree");
+  refuse_in_capture("cuMemFree");
   drop_block(block, "cuMemFree");
   return leave(ordered);
 }
 CUresult cuMemHostAlloc(void **pointer, size_t size, unsigned flags) {
   ENTER_CURRENT("cuMemHostAlloc");
+  NOT_IN_CAPTURE("cuMemHostAlloc");
   if (!size) return leave(CUDA_ERROR_INVALID_VALUE);
   *pointer = make_block(size, 1, flags)->bytes;
   return leave(CUDA_SUCCESS);
@@ -419,6 +480,7 @@ CUresult cuMemFreeHost(void *pointer) {
   Block *block = find_host(pointer, &at);
   if (!block || at) REFUSE(CUDA_ERROR_INVALID_VALUE, "unknown-address: cuMemFreeHost");
   if (!block->alive) REFUSE(CUDA_ERROR_INVALID_VALUE, "double-free: cuMemFreeHost");
+  refuse_in_capture("cuMemFreeHost");
   drop_block(block, "cuMemFreeHost");
   return leave(ordered);
 }
@@ -439,7 +501,7 @@ CUresult cuMemHostGetFlags(unsigned *flags, void *pointer) {
   if (block) *flags = block->flags;
   return leave(block ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE);
 }
-#define COPY_NOW(function, kind, device, host) ENTER_CURRENT(function); return leave(copy_now(function, kind, device, (void *)host, size))
+#define COPY_NOW(function, kind, device, host) ENTER_CURRENT(function); NOT_IN_CAPTURE(function); return leave(copy_now(function, kind, device, (void *)host, size))
 CUresult cuMemcpyHtoD(CUdeviceptr to, const void *from, size_t size) { COPY_NOW("cuMemcpyHtoD", COPY_IN, to, from); }
 CUresult cuMemcpyDtoH(void *to, CUdeviceptr from, size_t size) { COPY_NOW("cuMemcpyDtoH", COPY_OUT, from, to); }
 CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void *from, size_t size, CUstream stream) {
@@ -485,12 +547,14 @@ CUresult cuStreamDestroy(CUstream on) {
   struct CUstream_st *stream = known_stream(on, "cuStreamDestroy");
   if (!stream) return leave(CUDA_ERROR_INVALID_HANDLE);
   if (stream->head && !lost) problem("destroyed-while-pending: a stream with work that nobody waited for");
+  if (stream->capture && !lost) problem("capture-left-open: a stream was destroyed while it was captured");
   stream->alive = 0;
   return leave(ordered);
 }
 CUresult cuStreamSynchronize(CUstream on) {
   ENTER_CURRENT("cuStreamSynchronize");
   struct CUstream_st *stream = known_stream(on, "cuStreamSynchronize");
+  if (stream && stream->capture) return leave(spoil(stream, "cuStreamSynchronize"));
   if (stream) drain(stream);
   return leave(stream ? lost : CUDA_ERROR_INVALID_HANDLE);
 }
@@ -498,6 +562,7 @@ CUresult cuStreamQuery(CUstream on) {
   ENTER_CURRENT("cuStreamQuery");
   struct CUstream_st *stream = known_stream(on, "cuStreamQuery");
   if (!stream) return leave(CUDA_ERROR_INVALID_HANDLE);
+  if (stream->capture) return leave(spoil(stream, "cuStreamQuery"));
   return leave(advance(stream) || stream->head ? CUDA_ERROR_NOT_READY : CUDA_SUCCESS);
 }
 static int event_is_alive(CUevent event, const char *name) {
@@ -514,11 +579,10 @@ CUresult cuStreamWaitEvent(CUstream on, CUevent event, unsigned flags) {
   return leave(CUDA_SUCCESS);
 }
 CUresult cuEventCreate(CUevent *event, unsigned flags) {
-  (void)flags;
   ENTER_CURRENT("cuEventCreate");
   if (event_count == MAX_EVENTS) return leave(CUDA_ERROR_OUT_OF_MEMORY);
   *event = &events[event_count++];
-  **event = (struct CUevent_st){.alive = 1};
+  **event = (struct CUevent_st){.alive = 1, .timed = !(flags & CU_EVENT_DISABLE_TIMING)};
   return leave(CUDA_SUCCESS);
 }
 CUresult cuEventDestroy(CUevent event) {
@@ -533,6 +597,8 @@ CUresult cuEventRecord(CUevent event, CUstream on) {
   ENTER_CURRENT("cuEventRecord");
   struct CUstream_st *stream = known_stream(on, "cuEventRecord");
   if (!stream || !event_is_alive(event, "cuEventRecord")) return leave(CUDA_ERROR_INVALID_HANDLE);
+  event->captured = stream->capture != CAPTURES_NOT;
+  if (event->captured) return leave(CUDA_SUCCESS);
   event->stream = stream, event->recorded = ++number;
   queue(stream, (Op){.kind = RECORD, .event = event, .number = number});
   return leave(CUDA_SUCCESS);
@@ -540,6 +606,7 @@ CUresult cuEventRecord(CUevent event, CUstream on) {
 CUresult cuEventSynchronize(CUevent event) {
   ENTER_CURRENT("cuEventSynchronize");
   if (!event_is_alive(event, "cuEventSynchronize")) return leave(CUDA_ERROR_INVALID_HANDLE);
+  if (event->captured) REFUSE(CUDA_ERROR_CAPTURED_EVENT, "captured-event: cuEventSynchronize of an event that is part of a graph");
   while (event->done < event->recorded && advance(event->stream)) {}
   return leave(lost);
 }
@@ -550,7 +617,101 @@ CUresult cuEventQuery(CUevent event) {
   advance(event->stream);
   return leave(CUDA_ERROR_NOT_READY);
 }
-CUresult cuEventElapsedTime(float *milliseconds, CUevent from, CUevent to) { (void)from, (void)to; *milliseconds = 1; return CUDA_SUCCESS; }
+CUresult cuEventElapsedTime(float *milliseconds, CUevent from, CUevent to) {
+  ENTER_CURRENT("cuEventElapsedTime");
+  for (int i = 0; i < 2; i++) {
+    CUevent event = i ? to : from;
+    if (!event_is_alive(event, "cuEventElapsedTime") || !event->timed || !event->recorded)
+      return leave(CUDA_ERROR_INVALID_HANDLE);
+    if (event->captured) REFUSE(CUDA_ERROR_CAPTURED_EVENT, "captured-event: cuEventElapsedTime of an event that is part of a graph");
+    if (event->done < event->recorded) REFUSE(CUDA_ERROR_NOT_READY, "not-awaited: cuEventElapsedTime of an event to come");
+  }
+  *milliseconds = (float)(to->happened_ms - from->happened_ms);
+  return leave(CUDA_SUCCESS);
+}
+
+/* ---- graphs ---- */
+
+CUresult cuStreamBeginCapture(CUstream on, CUstreamCaptureMode mode) { /* a macro of cuda.h's names its second version */
+  ENTER_CURRENT("cuStreamBeginCapture");
+  if (on == NULL) REFUSE(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "default-stream: it cannot be captured");
+  struct CUstream_st *stream = known_stream(on, "cuStreamBeginCapture");
+  if (!stream) return leave(CUDA_ERROR_INVALID_HANDLE);
+  if (stream->capture) REFUSE(CUDA_ERROR_ILLEGAL_STATE, "capture-left-open: a stream is captured that is captured already");
+  if (mode != CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+    problem("capture-mode: %s", mode ? "relaxed, which lets calls pass that wait for the GPU"
+                                      : "global, in which other threads' calls fail or break it");
+  if (graph_count == MAX_EVENTS) return leave(CUDA_ERROR_OUT_OF_MEMORY);
+  stream->capture = CAPTURES, stream->by = pthread_self(), stream->into = &graphs[graph_count++];
+  *stream->into = (struct CUgraph_st){.alive = 1};
+  return leave(CUDA_SUCCESS);
+}
+CUresult cuStreamEndCapture(CUstream on, CUgraph *graph) {
+  CUresult ordered = enter_current("cuStreamEndCapture");
+  *graph = NULL;
+  if (ordered == CUDA_ERROR_INVALID_CONTEXT) return leave(ordered);
+  struct CUstream_st *stream = known_stream(on, "cuStreamEndCapture");
+  if (!stream || !stream->capture) return leave(CUDA_ERROR_ILLEGAL_STATE);
+  if (!pthread_equal(stream->by, pthread_self()))
+    REFUSE(CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD, "capture-thread: ended in another thread than it was begun in");
+  int spoilt = stream->capture == CAPTURE_SPOILT;
+  stream->capture = CAPTURES_NOT;
+  stream->into->alive = !ordered && !spoilt;
+  if (!ordered && !spoilt) *graph = stream->into;
+  return leave(ordered ? ordered : spoilt ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_SUCCESS);
+}
+static int graph_is_alive(CUgraph graph, const char *name) {
+  if (graph >= graphs && graph < graphs + graph_count && graph->alive) return 1;
+  problem("use-after-free: %s of a graph that is not alive", name);
+  return 0;
+}
+static int launchable_is_alive(CUgraphExec one, const char *name) {
+  if (one >= launchables && one < launchables + launchable_count && one->alive) return 1;
+  problem("use-after-free: %s of an executable graph that is not alive", name);
+  return 0;
+}
+CUresult cuGraphInstantiate(CUgraphExec *made, CUgraph graph, unsigned long long flags) { /* WithFlags by cuda.h's macro */
+  (void)flags;
+  ENTER_CURRENT("cuGraphInstantiate");
+  if (!graph_is_alive(graph, "cuGraphInstantiate")) return leave(CUDA_ERROR_INVALID_VALUE);
+  if (!graph->head) problem("empty-graph: nothing was captured");
+  if (launchable_count == MAX_EVENTS) return leave(CUDA_ERROR_OUT_OF_MEMORY);
+  *made = &launchables[launchable_count++];
+  **made = (struct CUgraphExec_st){.alive = 1};
+  Op *tail = NULL;
+  for (Op *op = graph->head; op; op = op->next) append(&(*made)->head, &tail, op);
+  return leave(CUDA_SUCCESS);
+}
+CUresult cuGraphLaunch(CUgraphExec one, CUstream on) {
+  ENTER_CURRENT("cuGraphLaunch");
+  if (on == NULL) REFUSE(CUDA_ERROR_INVALID_HANDLE, "default-stream: a graph was launched on it");
+  struct CUstream_st *stream = known_stream(on, "cuGraphLaunch");
+  if (!stream || !launchable_is_alive(one, "cuGraphLaunch")) return leave(CUDA_ERROR_INVALID_VALUE);
+  if (stream->capture) return leave(spoil(stream, "cuGraphLaunch"));
+  for (Op *op = one->head; op; op = op->next) {
+    Op launched = *op;
+    launched.of = one;
+    queue(stream, launched);
+  }
+  return leave(CUDA_SUCCESS);
+}
+CUresult cuGraphExecDestroy(CUgraphExec one) {
+  CUresult ordered = enter_current("cuGraphExecDestroy");
+  if (ordered == CUDA_ERROR_INVALID_CONTEXT) return leave(ordered);
+  if (!launchable_is_alive(one, "cuGraphExecDestroy")) return leave(CUDA_ERROR_INVALID_VALUE);
+  for (int i = 0; i < stream_count; i++)
+    for (Op *op = streams[i].head; op; op = op->next)
+      if (op->of == one && !lost) problem("destroyed-while-pending: a graph that nobody waited for");
+  one->alive = 0;
+  return leave(ordered);
+}
+CUresult cuGraphDestroy(CUgraph graph) {
+  CUresult ordered = enter_current("cuGraphDestroy");
+  if (ordered == CUDA_ERROR_INVALID_CONTEXT) return leave(ordered);
+  if (!graph_is_alive(graph, "cuGraphDestroy")) return leave(CUDA_ERROR_INVALID_VALUE);
+  graph->alive = 0;
+  return leave(ordered);
+}
 
 CUresult cuGetErrorName(CUresult code, const char **name) {
   *name = code == CUDA_ERROR_OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : code ? "CUDA_ERROR" : "CUDA_SUCCESS";
@@ -561,9 +722,9 @@ CUresult cuGetErrorString(CUresult code, const char **text) { return cuGetErrorN
 CUresult cuGetProcAddress(const char *symbol, void **function, int version, cuuint64_t flags, CUdriverProcAddressQueryResult *status) {
   (void)version, (void)flags;
   void *self = dlopen("libcuda.so.1", RTLD_NOLOAD | RTLD_LAZY);
-  static const char *const endings[] = {"_v4", "_v3", "_v2", ""};
+  static const char *const endings[] = {"_v4", "_v3", "_v2", "WithFlags", ""};
   *function = NULL;
-  for (int i = 0; i < 4 && !*function; i++) {
+  for (int i = 0; i < 5 && !*function; i++) {
     char name[160];
     snprintf(name, sizeof name, "%s%s", symbol, endings[i]);
     *function = dlsym(self, name);
@@ -591,8 +752,6 @@ CUresult sim_launch(CUstream on, CUdeviceptr from, CUdeviceptr to, void (*run)(v
   if (!stream || range(source, from_at, 1, "launch", "device memory") || range(target, to_at, 1, "launch", "device memory"))
     return leave(CUDA_ERROR_INVALID_VALUE);
   Op op = {.kind = RUN, .from = source, .from_at = from_at, .size = source->size - from_at, .to = target, .run = run, .data = data};
-  if (source->pinned) op.seen_from = snapshot(source, from_at, op.size);
-  if (target->pinned) { memset(target->bytes, EARLY, target->size); op.seen_to = snapshot(target, 0, target->size); }
   queue(stream, op);
   return leave(CUDA_SUCCESS);
 }
@@ -607,6 +766,23 @@ long long sim_size(CUdeviceptr address) {
 }
 void *sim_bytes(CUdeviceptr address) { size_t at = 0; Block *block = find(address, &at); return block ? block->bytes + at : NULL; }
 void sim_problem(const char *text) { pthread_mutex_lock(&lock); problem("%s", text); pthread_mutex_unlock(&lock); }
+/* Whether `on` is captured; `refuse` breaks the capture, as an engine does that cannot be in a graph. */
+int sim_is_capturing(CUstream on, int refuse) {
+  pthread_mutex_lock(&lock);
+  int found = on >= streams && on < streams + stream_count && on->capture;
+  if (found && refuse) on->capture = CAPTURE_SPOILT;
+  pthread_mutex_unlock(&lock);
+  return found;
+}
+/* Whether a graph that can still be launched calls `run`. */
+int sim_is_in_graph(void (*run)(void *)) {
+  pthread_mutex_lock(&lock);
+  int found = 0;
+  for (int i = 0; i < launchable_count; i++)
+    for (Op *op = launchables[i].alive ? launchables[i].head : NULL; op; op = op->next) found |= op->run == run;
+  pthread_mutex_unlock(&lock);
+  return found;
+}
 int sim_has_context(void) { pthread_once(&once, start); return current() != NULL; }
 
 /* ---- for the tests ---- */
@@ -633,12 +809,14 @@ void sim_thread_ends(void) {
   if (stack()->depth) problem("context-left-pushed: %d on a thread's stack", stack()->depth);
   pthread_mutex_unlock(&lock);
 }
+/* Another library is about to retain the primary context, as each does once. */
+void sim_expect_retain(void) { may_retain++; }
 void sim_echo(void) { echo = 1; }
 /* Looks for what was left behind and returns all problems, a line each. */
 const char *sim_problems(void) {
   pthread_once(&once, start);
   pthread_mutex_lock(&lock);
-  int memory = 0, pinned = 0, live_streams = 0, live_events = 0, queued = 0;
+  int memory = 0, pinned = 0, live_streams = 0, live_events = 0, live_graphs = 0, captured = 0, queued = 0;
   for (int i = 0; i < block_count; i++) {
     check_zones(&blocks[i]);
     if (blocks[i].alive) *(blocks[i].pinned ? &pinned : &memory) += 1;
@@ -650,6 +828,11 @@ const char *sim_problems(void) {
   if (pinned) problem("leak: %d blocks of pinned memory", pinned);
   if (live_streams) problem("leak: %d streams", live_streams);
   if (live_events) problem("leak: %d events", live_events);
+  for (int i = 0; i < graph_count; i++) live_graphs += graphs[i].alive;
+  for (int i = 0; i < launchable_count; i++) live_graphs += launchables[i].alive;
+  for (int i = 1; i < stream_count; i++) captured += streams[i].capture != CAPTURES_NOT;
+  if (captured) problem("capture-left-open: %d streams", captured);
+  if (live_graphs && !captured) problem("leak: %d graphs", live_graphs);
   if (queued && !lost) problem("never-waited-for: work on %d streams", queued);
   if (stack()->depth) problem("context-left-pushed: %d on this thread's stack", stack()->depth);
   pthread_mutex_unlock(&lock);
@@ -660,7 +843,7 @@ void sim_reset(void) {
   pthread_once(&once, start);
   pthread_mutex_lock(&lock);
   for (int i = 0; i < block_count; i++) { free(blocks[i].bytes - 4096); free(blocks[i].known); }
-  block_count = event_count = 0, stream_count = 1;
+  block_count = event_count = graph_count = launchable_count = 0, stream_count = 1;
   memset(streams, 0, sizeof streams);
   streams[0].alive = 1;
   used_memory = 0, lost = 0, fail_once = fail_from = 0, fail_name[0] = 0, problems[0] = trace[0] = 0;

@@ -16,7 +16,11 @@ import tempfile
 from pathlib import Path
 
 PYCUDA = "2026.1"
-CUDA_PYTHON = ("cuda-bindings==13.5.0", "cuda-pathfinder==1.9.0")
+CUDA_PYTHON = {
+    "13": ("cuda-bindings==13.5.0", "cuda-pathfinder==1.9.0"),
+    "12": ("cuda-bindings==12.9.10", "cuda-pathfinder==1.9.0"),
+}
+"""CUDA -> cuda-python's bindings for it. The first is the one that the simulator runs."""
 BINDINGS = {
     "10.3": "tensorrt-cu12-bindings==10.3.0",
     "10.13": "tensorrt-cu13-bindings==10.13.3.9",
@@ -48,9 +52,9 @@ def pycuda_folder() -> Path:
     return tools_folder() / f"pycuda-{PYCUDA}"
 
 
-def cuda_python_folder() -> Path:
-    """A folder for `sys.path` that holds cuda-python's bindings."""
-    return tools_folder() / "cuda-python"
+def cuda_python_folder(cuda: str = "13") -> Path:
+    """A folder for `sys.path` that holds cuda-python's bindings for a CUDA."""
+    return tools_folder() / f"cuda-python-{cuda}"
 
 
 def bindings_folder(version: str) -> Path:
@@ -114,11 +118,13 @@ def build_pycuda() -> None:
 
 def install_bindings() -> None:
     """Install cuda-python's bindings, and each TensorRT's beside stubs of the libraries that they open."""
-    if not cuda_python_folder().is_dir():
+    for cuda, requirements in CUDA_PYTHON.items():
+        if cuda_python_folder(cuda).is_dir():
+            continue
         tools_folder().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=tools_folder()) as name:
-            _pip("install", "-q", "--no-deps", "--target", f"{name}/made", *CUDA_PYTHON)
-            (Path(name) / "made").replace(cuda_python_folder())
+            _pip("install", "-q", "--no-deps", "--target", f"{name}/made", *requirements)
+            (Path(name) / "made").replace(cuda_python_folder(cuda))
     for version, requirement in BINDINGS.items():
         if bindings_folder(version).is_dir():
             continue

@@ -23,6 +23,8 @@ def why_not() -> str | None:
         return "CUDA's headers are missing"
     if not prepare.pycuda_folder().is_dir():
         return "pycuda is not built: python tests/runtime/device/prepare.py pycuda"
+    if not prepare.cuda_python_folder().is_dir():
+        return "cuda-python is not there: python tests/runtime/device/prepare.py bindings"
     return None
 
 
@@ -59,13 +61,17 @@ class Simulator:
         self.lib.sim_size.argtypes, self.lib.sim_size.restype = [pointer], ctypes.c_longlong
         self.lib.sim_bytes.argtypes, self.lib.sim_bytes.restype = [pointer], ctypes.c_void_p
         self.lib.sim_problem.argtypes = [text]
+        self.lib.sim_is_capturing.argtypes = [ctypes.c_void_p, ctypes.c_int]
+        self.lib.sim_is_in_graph.argtypes = [ctypes.c_void_p]
         self.lib.sim_fail.argtypes = [text, ctypes.c_ulonglong, ctypes.c_int]
         self.lib.sim_configure.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_ulonglong]
         self.lib.sim_calls.restype = ctypes.c_ulonglong
         self.lib.sim_problems.restype = self.lib.sim_trace.restype = text
-        if str(prepare.pycuda_folder()) not in sys.path:
-            sys.path.append(str(prepare.pycuda_folder()))
-        importlib.import_module("pycuda.driver")
+        for folder in (prepare.pycuda_folder(), prepare.cuda_python_folder()):
+            if str(folder) not in sys.path:
+                sys.path.append(str(folder))
+        for module in ("pycuda.driver", "cuda.bindings.driver"):
+            importlib.import_module(module)
 
     def reset(self) -> None:
         """Forget everything but the primary context, which a process keeps."""
@@ -81,6 +87,10 @@ class Simulator:
         Every code but out of memory loses the device until the next reset. A count of 0 takes the order back.
         """
         self.lib.sim_fail(call.encode(), count, code)
+
+    def expect_retain(self) -> None:
+        """Take it as no problem that one more library retains the primary context, as each does once."""
+        self.lib.sim_expect_retain()
 
     def echo(self) -> None:
         """Write each problem to standard error at once, as pycuda may end the process."""

@@ -1,4 +1,4 @@
-"""Every name of TensorRT's that edgeseg uses is there in the real bindings of each version, and in the fake."""
+"""Every name that edgeseg uses of TensorRT and of cuda-python is there in the real bindings of each version."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ USED = {
         *("num_io_tensors", "get_tensor_name", "get_tensor_mode", "get_tensor_dtype", "get_tensor_shape"),
         "create_execution_context",
     },
-    "IExecutionContext": {"set_tensor_address", "execute_async_v3"},
+    "IExecutionContext": {"set_tensor_address", "execute_async_v3", "profiler"},
     "TensorIOMode": {"INPUT", "OUTPUT"},
     "DataType": {"UINT8"},
     "NetworkDefinitionCreationFlag": {"STRONGLY_TYPED"},
@@ -135,3 +135,55 @@ def test_the_table_names_everything_that_is_looked_up() -> None:
     listed |= {f"{owner}.{name}" for owner, name in OPTIONAL} | {"__name__", "__version__"}
     listed |= {f"{name}.__version__" for name in ("trt",)}
     assert _looked_up_on_trt() - listed == set()
+
+
+_CUDA = Path(edgeseg.runtime.__file__).parent / "backends" / "cuda"
+CUDA_PYTHON = {
+    "CUresult": {"CUDA_SUCCESS", "CUDA_ERROR_OUT_OF_MEMORY"},
+    "CUevent_flags": {"CU_EVENT_BLOCKING_SYNC", "CU_EVENT_DISABLE_TIMING"},
+    "CUstreamCaptureMode": {"CU_STREAM_CAPTURE_MODE_THREAD_LOCAL"},
+    "CUdevice_attribute": {
+        f"CU_DEVICE_ATTRIBUTE_{name}" for name in ("COMPUTE_CAPABILITY_MAJOR", "COMPUTE_CAPABILITY_MINOR", "INTEGRATED")
+    },
+}
+_LOOK_AT_CUDA = """
+import inspect, json, sys
+from cuda.bindings import driver
+calls, names = map(json.loads, sys.argv[1:])
+print(json.dumps({
+    "calls": {name: len(inspect.signature(getattr(driver, name)).parameters) for name in calls},
+    "names": {name: dir(getattr(driver, name)) for name in names},
+    "flag": hasattr(driver, "CU_MEMHOSTALLOC_DEVICEMAP"),
+}))
+"""
+
+
+def _driver_calls() -> dict[str, int]:
+    """Each function of the driver's that is called by name -> how many arguments it is given."""
+    found = {}
+    for path in sorted(_CUDA.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("call", "_call"):
+                function, *arguments = node.args
+                if isinstance(function, ast.Constant):
+                    found[str(function.value)] = len(arguments)
+    return found
+
+
+@pytest.mark.parametrize("cuda", prepare.CUDA_PYTHON)
+def test_the_real_cuda_python_has_what_is_used(cuda: str) -> None:
+    folder = prepare.cuda_python_folder(cuda)
+    if not folder.is_dir():
+        pytest.skip(f"no cuda-python for CUDA {cuda}: python tests/runtime/device/prepare.py bindings")
+    calls = _driver_calls()
+    assert len(calls) > 20 and "cuGraphInstantiate" in calls
+    command = [sys.executable, "-c", _LOOK_AT_CUDA, json.dumps(list(calls)), json.dumps(list(CUDA_PYTHON))]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    assert found["calls"] == calls
+    assert {name: wanted - set(found["names"][name]) for name, wanted in CUDA_PYTHON.items()} == {
+        name: set() for name in CUDA_PYTHON
+    }
+    assert found["flag"]

@@ -129,8 +129,11 @@ def test_another_gpu_gets_an_engine_of_its_own(
 
 
 @pytest.mark.usefixtures("cache")
-def test_little_memory_is_named_before_building(sim: Simulator, trt: Any, device_bundle: Bundle) -> None:
+def test_little_memory_is_named_before_building(
+    sim: Simulator, trt: Any, device_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sim.configure(memory=100 << 20)
+    monkeypatch.setattr(open_gpu(), "integrated", False)
     with pytest.raises(BackendError, match=r"100 MiB of memory are free; expected 257 MiB .*stop the live service"):
         Engines(trt, open_gpu()).plan(device_bundle, "int8")
     assert trt.fake_built == []

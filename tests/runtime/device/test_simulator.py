@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.runtime.device import prepare
 from tests.runtime.device.conftest import VERSIONS
 from tests.runtime.device.drill import run_drill
-from tests.runtime.device.mistakes import MISTAKES, Mistake
+from tests.runtime.device.mistakes import MISTAKES, PATHS
 from tests.runtime.device.simulator import ILLEGAL_ADDRESS, LAUNCH_FAILED, OUT_OF_MEMORY, Simulator
 
 from edgeseg.runtime.backends import open_backend
@@ -28,55 +28,57 @@ from edgeseg.runtime.sources import open_source
 _REPOSITORY = Path(__file__).parents[3]
 
 
+@pytest.mark.parametrize("graph", [False, True], ids=["chain", "graph"])
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_sound_backend_has_no_problems(sim: Simulator, tiny_bundle: Path, version: str) -> None:
-    assert run_drill(sim, open_bundle(tiny_bundle), version) == []
+@pytest.mark.usefixtures("cuda_library")
+def test_a_sound_backend_has_no_problems(sim: Simulator, tiny_bundle: Path, version: str, graph: bool) -> None:
+    assert run_drill(sim, open_bundle(tiny_bundle), version, graph=graph) == []
+
+
+Reports = Callable[[list[str]], dict[str, str]]
 
 
 @pytest.fixture(scope="session")
-def reports(simulator_library: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What the drill says of each mistake."""
-    folder = tmp_path_factory.mktemp("reports")
-    command = [sys.executable, "-W", "ignore", "-m", "tests.runtime.device.drill", str(simulator_library)]
-    subprocess.run([*command, str(tiny_bundle), str(folder)], check=True, cwd=_REPOSITORY)
-    return [(folder / str(number)).read_text(errors="replace") for number in range(len(MISTAKES))]
+def drill(simulator_library: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Reports:
+    """What the drill says of mistakes, by NUMBER-PATH."""
+
+    def run(wanted: list[str]) -> dict[str, str]:
+        folder = tmp_path_factory.mktemp("reports")
+        command = [sys.executable, "-W", "ignore", "-m", "tests.runtime.device.drill", str(simulator_library)]
+        subprocess.run([*command, str(tiny_bundle), str(folder), *wanted], check=True, cwd=_REPOSITORY)
+        return {name: (folder / name).read_text(errors="replace") for name in wanted}
+
+    return run
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda one: one.name)
-def test_a_planted_mistake_is_caught_by_name(reports: list[str], mistake: Mistake) -> None:
-    said = reports[MISTAKES.index(mistake)]
-    assert mistake.caught in {line.partition(":")[0] for line in said.splitlines()}, said
+def _missed(said: dict[str, str]) -> dict[str, str]:
+    rules = {name: {line.partition(":")[0] for line in text.splitlines()} for name, text in said.items()}
+    found = {name for name in said if rules[name] & set(MISTAKES[int(name.partition("-")[0])].caught)}
+    return {f"{name} {MISTAKES[int(name.partition('-')[0])].name}": said[name] for name in said.keys() - found}
 
 
-_OVER_CUDA_PYTHON = """
-import sys, warnings
-from pathlib import Path
-warnings.simplefilter("ignore")
-from edgeseg.runtime.backends import cuda
-from edgeseg.runtime.bundle import open_bundle
-from tests.runtime.device import drill, prepare
-from tests.runtime.device.simulator import Simulator
-sim = Simulator(Path(sys.argv[1]))
-sys.path.append(str(prepare.cuda_python_folder()))
-cuda._LIBRARIES = (cuda._CudaPythonGpu,)
-problems = drill.run_drill(sim, open_bundle(sys.argv[2]), "11.4.0")
-print(cuda.open_gpu().library, cuda.open_gpu().name, cuda.open_gpu().capability, problems)
-"""
+@pytest.mark.parametrize("part", range(4))
+def test_planted_mistakes_are_caught_by_name(drill: Reports, part: int) -> None:
+    every = [f"{number}-{one.paths[number % len(one.paths)]}" for number, one in enumerate(MISTAKES)]
+    assert _missed(drill(every[part::4])) == {}
 
 
-def test_cuda_pythons_bindings_do_as_well_as_pycuda(simulator_library: Path, tiny_bundle: Path) -> None:
-    if not prepare.cuda_python_folder().is_dir():
-        pytest.skip("cuda-python is not there: python tests/runtime/device/prepare.py bindings")
-    command = [sys.executable, "-c", _OVER_CUDA_PYTHON, str(simulator_library), str(tiny_bundle)]
-    done = subprocess.run(command, cwd=_REPOSITORY, capture_output=True, text=True)
-    assert done.stdout.strip() == "cuda-python Simulated Orin 8.7 []", done.stderr
+@pytest.mark.heavy
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("path", PATHS)
+def test_planted_mistakes_are_caught_on_every_path(drill: Reports, path: str) -> None:
+    assert _missed(drill([f"{number}-{path}" for number, one in enumerate(MISTAKES) if path in one.paths])) == {}
 
 
-def _live(trt: Any, bundle: Bundle) -> None:
+def test_each_path_has_its_mistakes() -> None:
+    assert all(sum(path in one.paths for one in MISTAKES) >= 20 for path in PATHS)
+
+
+def _live(trt: Any, bundle: Bundle, graph: bool | None = False) -> None:
     gpu = open_gpu()
     with gpu.current():
         plan = build_plan(trt, bundle.model_path("fp32"), "fp32", BuildOptions()).data
-    runner = PlanRunner(trt, gpu, plan, bundle.contract, "fp32")
+    runner = PlanRunner(trt, gpu, plan, bundle.contract, "fp32", graph=graph)
     try:
         for _, frame, mask in bundle.golden_frames():
             for _ in range(2):
@@ -86,20 +88,23 @@ def _live(trt: Any, bundle: Bundle) -> None:
         runner.close()
 
 
+@pytest.mark.parametrize("graph", [False, True], ids=["chain", "graph"])
 @pytest.mark.parametrize("code", [OUT_OF_MEMORY, LAUNCH_FAILED, ILLEGAL_ADDRESS])
+@pytest.mark.usefixtures("cuda_library")
 def test_a_failure_at_any_call_is_one_clear_line_and_leaves_nothing(
-    sim: Simulator, trt: Any, tiny_bundle: Path, code: int
+    sim: Simulator, trt: Any, tiny_bundle: Path, code: int, graph: bool
 ) -> None:
     bundle = open_bundle(tiny_bundle)
+    open_gpu()
     before = sim.calls
-    _live(trt, bundle)
+    _live(trt, bundle, graph)
     total = sim.calls - before
     assert total > 20
     for number in range(1, total + 1):
         sim.reset()
         sim.fail(code, count=number)
         try:
-            _live(trt, bundle)
+            _live(trt, bundle, graph)
         except BackendError as error:
             assert "\n" not in str(error) and "fix: " in str(error), number
         # Without its context nothing can be given back; and what is kept then must outlive the reset.
@@ -130,6 +135,72 @@ def test_zero_copy_is_refused_where_the_gpu_has_memory_of_its_own(
     monkeypatch.setattr(gpu, "integrated", False)
     with pytest.raises(BackendError, match="expected an integrated GPU"):
         PlanRunner(trt, gpu, b"", open_bundle(tiny_bundle).contract, "fp32", zero_copy=True)
+
+
+def _runner(trt: Any, bundle: Bundle, graph: bool | None = None, kind: type[PlanRunner] = PlanRunner) -> PlanRunner:
+    gpu = open_gpu()
+    with gpu.current():
+        plan = build_plan(trt, bundle.model_path("fp32"), "fp32", BuildOptions()).data
+    return kind(trt, gpu, plan, bundle.contract, "fp32", graph=graph)
+
+
+@pytest.mark.parametrize("graph_is", ["faster", "slower"])
+@pytest.mark.usefixtures("cuda_library")
+def test_warm_up_keeps_the_faster_way_to_launch(
+    trt: Any, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, graph_is: str
+) -> None:
+    runner, clock = _runner(trt, open_bundle(tiny_bundle)), [0.0]
+
+    def tell() -> float:
+        clock[0] += 1.0 if runner.by_graph == (graph_is == "faster") else 2.0
+        return clock[0]
+
+    monkeypatch.setattr("edgeseg.runtime.backends.tensorrt.time.perf_counter", tell)
+    assert not runner.by_graph
+    runner.warm_up()
+    assert runner.by_graph == (graph_is == "faster") and set(runner.launch_ms) == {"plain", "graph"}
+    for _, frame, mask in open_bundle(tiny_bundle).golden_frames():
+        assert np.array_equal(runner.infer(frame[None])[0], mask)
+    runner.close()
+
+
+class _WrongInGraph(PlanRunner):
+    def infer(self, frame: Any) -> Any:
+        mask = super().infer(frame)
+        return mask ^ 1 if self.by_graph else mask
+
+
+def test_a_graph_that_gives_another_mask_is_not_used(
+    trt: Any, tiny_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner = _runner(trt, open_bundle(tiny_bundle), kind=_WrongInGraph)
+    runner.warm_up()
+    assert not runner.by_graph and not runner.launch_ms and "gives another mask" in caplog.text
+    runner.close()
+
+
+def test_an_engine_that_cannot_be_in_a_graph_runs_without(
+    trt: Any, tiny_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trt.fake_refuses_capture = True
+    runner = _runner(trt, open_bundle(tiny_bundle))
+    with caplog.at_level("INFO"):
+        runner.warm_up()
+    assert not runner.by_graph and "no CUDA graph: TensorRT did not run the engine: enqueueV3" in caplog.text
+    runner.close()
+
+
+def test_a_graph_without_cuda_python_is_named_and_not_needed(
+    trt: Any, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("_recorder", None), ("can_record", False)):
+        monkeypatch.setattr(open_gpu(), name, value)
+    with pytest.raises(BackendError, match="a CUDA graph needs cuda-python; fix: pip install cuda-python"):
+        _runner(trt, open_bundle(tiny_bundle), graph=True)
+    runner = _runner(trt, open_bundle(tiny_bundle))
+    runner.warm_up()
+    assert not runner.by_graph and not runner.launch_ms
+    runner.close()
 
 
 @pytest.mark.usefixtures("trt", "cache")

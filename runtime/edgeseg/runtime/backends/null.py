@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgeseg.runtime.backends.options import DEFAULTS, BackendOptions
 from edgeseg.runtime.bundle import Bundle
 from edgeseg.runtime.frame import Image, Mask
 
@@ -13,7 +14,14 @@ class NullBackend:
 
     name = "null"
 
-    def __init__(self, bundle: Bundle, precision: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        precision: str = "auto",
+        threads: int | None = None,
+        options: BackendOptions = DEFAULTS,
+    ) -> None:
+        options.refuse_for(self.name)
         self.precision = bundle.precisions[0] if precision == "auto" else precision
         self._mask = np.zeros((1, *bundle.contract.size_hw), np.uint8)
 

@@ -1,8 +1,8 @@
 """TensorRT on an NVIDIA GPU, with a plan that this device built, sealed and kept.
 
 Every inference is one chain on one stream: copy in, enqueue, copy out, event; and the host waits for that event. All
-buffers are made once. Pinned memory is written only while nothing is queued, and nothing is given back before the
-stream was waited for.
+but the event may be one CUDA graph, launched at once instead of kernel by kernel. All buffers are made once. Pinned
+memory is written only while nothing is queued, and nothing is given back before the stream was waited for.
 """
 
 from __future__ import annotations
@@ -10,16 +10,22 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from edgeseg.runtime.backends import run_until_steady
 from edgeseg.runtime.backends.cuda import Gpu, Held, OutOfMemoryError, abandon, open_gpu
+from edgeseg.runtime.backends.options import DEFAULTS, BackendOptions
 from edgeseg.runtime.bundle import Bundle
 from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.engine.api import load_tensorrt, shared_logger
+from edgeseg.runtime.engine.cache import UnusableError
 from edgeseg.runtime.engine.choice import Engines
 from edgeseg.runtime.errors import BackendError
 from edgeseg.runtime.frame import Image, Mask
@@ -27,29 +33,48 @@ from edgeseg.runtime.frame import Image, Mask
 _log = logging.getLogger(__name__)
 
 _BUSY_LIMIT_S = 2.0
+_TIMED_RUNS = 20
 
 
 class PlanRunner:
     """A plan in the GPU's memory, with its buffers. `infer`, `warm_up` and `close` may each come from any thread."""
 
     name = "tensorrt"
+    backend_ms: float | None = None
+    """What the network took in the last inference by the GPU's own clock, copies not included. None in a graph."""
 
     def __init__(
-        self, trt: Any, gpu: Gpu, plan: bytes, contract: Contract, precision: str, *, zero_copy: bool = False
+        self,
+        trt: Any,
+        gpu: Gpu,
+        plan: bytes,
+        contract: Contract,
+        precision: str,
+        *,
+        zero_copy: bool = False,
+        graph: bool | None = None,
     ) -> None:
         """Load `plan`, which must have been sealed by this device. Raises `BackendError`, and leaves nothing behind.
 
         `zero_copy` lets the GPU read frames from and write masks to the host's memory; only where they share it.
+        `graph` True launches a CUDA graph, False never does; None leaves it to `warm_up`, which times both.
         """
         if zero_copy and not gpu.integrated:
             raise BackendError(
                 f"{gpu.name} has memory of its own", expected="an integrated GPU for zero-copy", fix="copy instead"
             )
         self.precision = precision
-        self._trt, self._gpu, self._zero_copy = trt, gpu, zero_copy
+        self.device = f"{gpu.name} ({gpu.capability})"
+        self.launch_ms: dict[str, float] = {}
+        """What `warm_up` found: the median inference `plain` and by `graph`. Empty where it did not compare."""
+        self._trt, self._gpu, self.zero_copy = trt, gpu, zero_copy
         self._shape = (1, *contract.size_hw, 3)
         self._mask = np.zeros(self._shape[:3], np.uint8)
         self._held: list[Held] = []
+        self._graph: Held | None = None
+        self.by_graph = bool(graph)
+        """Whether an inference is launched as a CUDA graph."""
+        self._is_to_compare = graph is None and gpu.can_record
         self._one_at_a_time = threading.Lock()
         self._closed = False
         self._runtime = self._engine = self._context = None
@@ -57,6 +82,8 @@ class PlanRunner:
             try:
                 self._load(plan)
                 self._make_buffers()
+                if graph:
+                    self._record_graph()
             except BaseException:
                 self._give_back()
                 raise
@@ -94,9 +121,10 @@ class PlanRunner:
         return name, (self._engine.get_tensor_mode(name), self._engine.get_tensor_dtype(name), shape)
 
     def _make_buffers(self) -> None:
-        gpu, mapped = self._gpu, self._zero_copy
+        gpu, mapped = self._gpu, self.zero_copy
         self._stream = self._hold(gpu.stream())
         self._done = self._hold(gpu.event())
+        self._began, self._ended = self._hold(gpu.timed_event()), self._hold(gpu.timed_event())
         self._host_frame = self._hold(gpu.host_array(self._shape, "the frame", mapped=mapped))
         self._host_mask = self._hold(gpu.host_array(self._shape[:3], "the mask", mapped=mapped))
         if mapped:
@@ -120,37 +148,95 @@ class PlanRunner:
         """
         if frame.shape != self._shape or frame.dtype != np.uint8:
             raise BackendError(f"frame of shape {frame.shape}, {frame.dtype}", expected=f"{self._shape}, uint8")
+        with self._alone():
+            np.copyto(self._host_frame.array, frame)
+            self._run()
+            np.copyto(self._mask, self._host_mask.array)
+        return self._mask
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other threads from the buffers for a block, with the context current, and leave nothing queued."""
         with self._one_at_a_time:
             if self._closed:
                 raise BackendError("the engine was closed", fix="open the backend again")
             with self._gpu.current():
                 try:
-                    np.copyto(self._host_frame.array, frame)
-                    self._run()
-                    np.copyto(self._mask, self._host_mask.array)
+                    yield
                 except BaseException:
                     # What was queued still reads and writes the buffers.
                     with suppress(BackendError):
                         self._gpu.wait_stream(self._stream)
                     raise
-        return self._mask
 
     def _run(self) -> None:
         gpu, stream = self._gpu, self._stream
-        if not self._zero_copy:
+        graph = self._graph if self.by_graph else None
+        if graph is not None:
+            gpu.launch(graph, stream)
+        else:
+            self._queue()
+        gpu.record(self._done, stream)
+        gpu.wait_event(self._done)
+        self.backend_ms = gpu.elapsed_ms(self._began, self._ended) if graph is None else None
+
+    def _queue(self, *, timed: bool = True) -> None:
+        gpu, stream = self._gpu, self._stream
+        if not self.zero_copy:
             gpu.copy_in(self._frame, self._host_frame, stream)
+        if timed:
+            gpu.record(self._began, stream)
         assert self._context is not None
         if not self._context.execute_async_v3(stream.handle):
             raise _refusal("TensorRT did not run the engine", shared_logger(self._trt)[1].take())
-        if not self._zero_copy:
+        if timed:
+            gpu.record(self._ended, stream)
+        if not self.zero_copy:
             gpu.copy_out(self._host_mask, self._mask_out, stream)
-        gpu.record(self._done, stream)
-        gpu.wait_event(self._done)
+
+    def _record_graph(self) -> None:
+        self._host_frame.array[...] = 127
+        self._run()  # TensorRT puts off work to the first enqueue after an address was set, and that cannot be recorded
+        self._graph = self._gpu.record_graph(self._stream, partial(self._queue, timed=False))
+
+    def report_layers(self, profiler: Any) -> None:
+        """Have `profiler`, an `IProfiler`, told each layer's time of every inference from now on."""
+        assert self._context is not None
+        self._context.profiler = profiler
 
     def warm_up(self) -> None:
-        """Infer grey frames until the time is steady."""
+        """Infer grey frames until the time is steady; if it is left to us, see whether a CUDA graph is faster."""
         frame = np.full(self._shape, 127, np.uint8)
         run_until_steady(lambda: self.infer(frame))
+        if self._is_to_compare:
+            self._is_to_compare = False
+            try:
+                with self._alone():
+                    self._record_graph()
+                self._compare(frame)
+            except BackendError as error:
+                self.by_graph = False
+                _log.info("no CUDA graph: %s", error)
+
+    def _compare(self, frame: Image) -> None:
+        """Keep the graph if it is faster, and gives the same mask of noise."""
+        noise, masks = np.random.default_rng(0).integers(0, 256, self._shape, np.uint8), []
+        for self.by_graph in (False, True):
+            masks.append(self.infer(noise).copy())
+        if not np.array_equal(masks[0], masks[1]):
+            self.by_graph = False
+            _log.warning(
+                "%s: a CUDA graph gives another mask than the engine without it: it is not used", self.precision
+            )
+            return
+        times_s: dict[bool, list[float]] = {False: [], True: []}
+        for self.by_graph in (False, True) * _TIMED_RUNS:  # in turns, so that what slows the machine slows both
+            started_s = time.perf_counter()
+            self.infer(frame)
+            times_s[self.by_graph].append(time.perf_counter() - started_s)
+        plain_ms, graph_ms = (median(times_s[way]) * 1e3 for way in (False, True))
+        self.launch_ms = {"plain": plain_ms, "graph": graph_ms}
+        self.by_graph = graph_ms < plain_ms
 
     def close(self) -> None:
         """Wait for the GPU and give everything back; safe to call twice.
@@ -169,7 +255,7 @@ class PlanRunner:
         except BackendError as error:
             _log.warning("the GPU's memory is given back when this process ends: %s", error)
             self._closed = True
-            abandon(self._held, self._context, self._engine, self._runtime)
+            abandon(self._held, self._graph, self._context, self._engine, self._runtime)
         finally:
             self._one_at_a_time.release()
 
@@ -179,6 +265,8 @@ class PlanRunner:
         if stream is not None:
             with suppress(BackendError):
                 self._gpu.wait_stream(stream)
+        if self._graph is not None:
+            self._graph.close()
         self._context = None
         self._engine = None
         self._runtime = None
@@ -200,20 +288,33 @@ class TensorRTBackend(PlanRunner):
     """The bundle's engine from the cache, built first if it is not there."""
 
     def __init__(
-        self, bundle: Bundle, precision: str = "auto", threads: int | None = None, *, zero_copy: bool = False
+        self,
+        bundle: Bundle,
+        precision: str = "auto",
+        threads: int | None = None,
+        options: BackendOptions = DEFAULTS,
     ) -> None:
         """Load it. `threads` must be None: a GPU has none to choose. Raises `BackendError`."""
         if threads is not None:
             raise BackendError("--threads with backend tensorrt", fix="leave it out: it is for backend ort")
         trt, gpu = load_tensorrt(), open_gpu()
-        chosen = self.candidates(bundle)[0] if precision == "auto" else precision
-        plan = Engines(trt, gpu).plan(bundle, chosen)
-        super().__init__(trt, gpu, plan, bundle.contract, chosen, zero_copy=zero_copy)
+        chosen = self.candidates(bundle, options)[0] if precision == "auto" else precision
+        engines = Engines(trt, gpu)
+        try:
+            plan = engines.plan(bundle, chosen) if options.build else engines.load(bundle, chosen)
+        except UnusableError as reason:
+            raise BackendError(str(reason), fix=f"edgeseg build {bundle.name}") from None
+        super().__init__(trt, gpu, plan, bundle.contract, chosen, zero_copy=options.zero_copy, graph=options.graph)
 
     @staticmethod
-    def candidates(bundle: Bundle) -> list[str]:
-        """Return what gives the golden frames on this GPU, fastest first; builds and measures if that is not known."""
+    def candidates(bundle: Bundle, options: BackendOptions = DEFAULTS) -> list[str]:
+        """Return what gives the golden frames on this GPU, fastest first; builds and measures if that is not known.
+
+        Where nothing may be built, what is ready. Raises `BackendError` if that is nothing.
+        """
         trt, gpu = load_tensorrt(), open_gpu()
+        if not options.build:
+            return Engines(trt, gpu).ready(bundle)
 
         def run(plan: bytes, precision: str) -> PlanRunner:
             return PlanRunner(trt, gpu, plan, bundle.contract, precision)

@@ -9,6 +9,7 @@ import functools
 import logging
 import threading
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from edgeseg.runtime.errors import BackendError
@@ -23,12 +24,20 @@ _FIXES = {
 }
 
 
+def is_installed(module: str = "tensorrt") -> bool:
+    """Whether there is such a module: of type stubs alone there is only a folder without code."""
+    spec = find_spec(module)
+    return spec is not None and (spec.origin is not None or spec.submodule_search_locations is None)
+
+
 def load_tensorrt(module: str = "tensorrt") -> Any:
     """Import TensorRT, or `tensorrt_rtx`. Raises `BackendError` if it is missing, broken or older than 10.3."""
     try:
         trt = import_module(module)
     except (ImportError, OSError) as error:  # OSError: a library beside the bindings cannot be loaded
         raise BackendError(f"{module} cannot be loaded ({error})", fix=_FIXES[module]) from error
+    if not hasattr(trt, "__version__"):
+        raise BackendError(f"{module} cannot be loaded (there are type stubs only)", fix=_FIXES[module])
     if module == "tensorrt" and _numbers(trt.__version__) < OLDEST:
         raise BackendError(
             f"TensorRT {trt.__version__}",

@@ -19,6 +19,10 @@ Progress = Callable[[str, float], None]
 """Called by the building thread with the phase's name and its share done, 0 to 1."""
 
 
+class RefusedError(BackendError):
+    """A graph that this TensorRT does not take; it may take another precision's."""
+
+
 class PhaseLines:
     """A `Progress` that writes a line to standard error for each phase that starts: minutes must not be silent."""
 
@@ -84,7 +88,8 @@ def build_plan(
     """Compile `model`, whose types say where it is FP16 or INT8.
 
     TensorRT 10's early versions refuse some strongly typed graphs: then once more with types that TensorRT chooses
-    within `precision`. Raises `BackendError` with TensorRT's first complaint, and whatever `progress` raised.
+    within `precision`. Raises `RefusedError` with TensorRT's first complaint, `BackendError` for want of memory or of
+    a GPU, and whatever `progress` raised.
     """
     try:
         return _build(trt, model, None, options, timing_cache, progress)
@@ -120,7 +125,7 @@ def _build(
     if not parser.parse_from_file(str(model)):
         complaints = [parser.get_error(index).desc() for index in range(parser.num_errors)]
         reason = " ".join((complaints or [errors.take()])[0].split()) or "no reason given"
-        raise BackendError(f"TensorRT {trt.__version__} rejects {model.name}: {reason}", fix=_CHECK_FIX)
+        raise RefusedError(f"TensorRT {trt.__version__} rejects {model.name}: {reason}", fix=_CHECK_FIX)
     config = builder.create_builder_config()
     _configure(trt, config, chosen_within, options)
     keeps_timings = trt.__name__ != "tensorrt_rtx"  # there it is a deprecated call that does nothing
@@ -158,7 +163,7 @@ def _configure(trt: Any, config: Any, chosen_within: str | None, options: BuildO
 def _refusal(trt: Any, model: Path, reason: str) -> BackendError:
     if "memory" in reason.lower():
         return BackendError(f"{_MEMORY} on {model.name}: {reason}", fix="stop the live service while building")
-    return BackendError(
+    return RefusedError(
         f"TensorRT {trt.__version__} cannot build {model.name}: {reason or 'no reason'}", fix=_CHECK_FIX
     )
 

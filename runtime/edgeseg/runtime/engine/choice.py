@@ -15,10 +15,18 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgeseg.runtime.bundle import Bundle
-from edgeseg.runtime.engine.builder import BuildOptions, PhaseLines, Progress, build_plan, choose_workspace
+from edgeseg.runtime.engine.builder import (
+    BuildOptions,
+    PhaseLines,
+    Progress,
+    RefusedError,
+    build_plan,
+    choose_workspace,
+)
 from edgeseg.runtime.engine.cache import AbsentError, SealedFolder, UnusableError
+from edgeseg.runtime.engine.memory import free_bytes
 from edgeseg.runtime.errors import BackendError
-from edgeseg.runtime.first_use import least_agreement
+from edgeseg.runtime.first_use import least_agreement, say_once
 from edgeseg.runtime.frame import Image, Mask
 
 _log = logging.getLogger(__name__)
@@ -74,17 +82,50 @@ class Engines:
         self._trt, self._gpu, self._progress = trt, gpu, progress or PhaseLines()
         self._folder = folder or SealedFolder()
 
-    def plan(self, bundle: Bundle, precision: str, *, rebuild: bool = False) -> bytes:
-        """Return the plan of a bundle's precision, from the cache if it is whole, ours and of this TensorRT and GPU.
+    def load(self, bundle: Bundle, precision: str) -> bytes:
+        """Return the plan of a bundle's precision if the cache has it whole, ours and of this TensorRT and GPU.
 
-        Else builds it and logs why. Raises `BackendError` if it cannot be built.
+        Raises `UnusableError` saying why not.
+        """
+        return self._folder.load(self._file(bundle, precision, "plan"), self._facts(bundle, precision))
+
+    def ready(self, bundle: Bundle) -> list[str]:
+        """Return the precisions whose plan can be loaded as it is, the fastest first; those in its way are said once.
+
+        For a service, which builds nothing: what another TensorRT left behind is no reason not to start. Raises
+        `BackendError` if there is none.
+        """
+        try:
+            wanted = [one.precision for one in self._recall(bundle) if one.right]
+        except UnusableError:
+            wanted = [precision for precision in (*_DEVICE_PRECISIONS, "fp32") if precision in bundle.precisions]
+        found, reasons = [], []
+        for precision in wanted:
+            try:
+                self.load(bundle, precision)
+            except UnusableError as error:
+                if precision != "fp32":  # which is built only where the others are not right
+                    reasons.append(str(error))
+            else:
+                found.append(precision)
+        fix = f"edgeseg build {bundle.name} makes what is missing, for the next start"
+        if not found:
+            raise BackendError(f"no engine of {bundle.name} is ready: {'; '.join(reasons)}", fix=fix)
+        for reason in reasons:
+            say_once(f"{bundle.name} runs its {found[0]} engine: {reason}; {fix}")
+        return found
+
+    def plan(self, bundle: Bundle, precision: str, *, rebuild: bool = False) -> bytes:
+        """Return the plan of a bundle's precision, from the cache if that can be; else builds it and logs why.
+
+        Raises `BackendError` if it cannot be built.
         """
         name, facts = self._file(bundle, precision, "plan"), self._facts(bundle, precision)
         with self._folder.locked(name):
             try:
                 if rebuild:
                     raise UnusableError("a new build was asked for")
-                return self._folder.load(name, facts)
+                return self.load(bundle, precision)
             except UnusableError as reason:
                 level = logging.INFO if isinstance(reason, AbsentError) else logging.WARNING
                 _log.log(level, "building the %s engine of %s: %s", precision, bundle.name, reason)
@@ -94,28 +135,38 @@ class Engines:
         """Return the bundle's engines, those that give the golden frames first, the fastest first.
 
         FP16 and INT8 where the bundle has them; FP32 if it has neither or neither is right. Measured once: the figures
-        are kept beside the plans. Raises `BackendError` if none is right.
+        are kept beside the plans. A graph that TensorRT refuses is passed over, which the log says. Raises
+        `BackendError` if none is right, and at once for want of memory or disk.
         """
-        name, facts = self._file(bundle, "all", "choice"), self._facts(bundle, "all")
         try:
             if rebuild:
                 raise UnusableError("a new build was asked for")
-            return [Measured(**fields) for fields in json.loads(self._folder.load(name, facts))]
+            return self._recall(bundle)
         except UnusableError as reason:
             _log.info("measuring the engines of %s: %s", bundle.name, reason)
-        candidates = [precision for precision in _DEVICE_PRECISIONS if precision in bundle.precisions]
-        found = [self._measure_one(bundle, precision, run, rebuild) for precision in candidates]
-        if not any(one.right for one in found) and "fp32" in bundle.precisions:
-            found.append(self._measure_one(bundle, "fp32", run, rebuild))
+        found: list[Measured] = []
+        for precision in (*_DEVICE_PRECISIONS, "fp32"):
+            if precision not in bundle.precisions or (precision == "fp32" and any(one.right for one in found)):
+                continue
+            try:
+                found.append(self._measure_one(bundle, precision, run, rebuild))
+            except RefusedError as error:
+                _log.warning("%s goes without its %s engine: %s", bundle.name, precision, error)
         if not any(one.right for one in found):
-            said = ", ".join(f"{one.precision} {one.agreement:.2%}" for one in found) or "there is no graph for a GPU"
+            shares = ", ".join(f"{one.precision} {one.agreement:.2%}" for one in found)
             raise BackendError(
-                f"no engine of {bundle.name} gives its golden frames here ({said})",
+                f"no engine of {bundle.name} gives its golden frames here ({shares or 'TensorRT takes no graph'})",
                 fix="update TensorRT, or name a --precision to run it all the same",
             )
         found.sort(key=lambda one: (not one.right, one.median_ms))
-        self._folder.save(name, facts, json.dumps([asdict(one) for one in found]).encode())
+        self._folder.save(*self._choice_file(bundle), json.dumps([asdict(one) for one in found]).encode())
         return found
+
+    def _recall(self, bundle: Bundle) -> list[Measured]:
+        return [Measured(**fields) for fields in json.loads(self._folder.load(*self._choice_file(bundle)))]
+
+    def _choice_file(self, bundle: Bundle) -> tuple[str, dict[str, str]]:
+        return self._file(bundle, "all", "choice"), self._facts(bundle, "all")
 
     def _measure_one(self, bundle: Bundle, precision: str, run: RunPlan, rebuild: bool) -> Measured:
         plan = self.plan(bundle, precision, rebuild=rebuild)
@@ -137,8 +188,7 @@ class Engines:
         size = model.stat().st_size
         self._folder.require_space(4 * size + (16 << 20))
         with self._gpu.current():
-            free, _ = self._gpu.free_memory()
-            options = BuildOptions(workspace_bytes=choose_workspace(free, size))
+            options = BuildOptions(workspace_bytes=choose_workspace(free_bytes(self._gpu), size))
             timing = self._timing_cache()
             built = build_plan(
                 self._trt, model, facts["precision"], options, timing_cache=timing, progress=self._progress
