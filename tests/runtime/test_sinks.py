@@ -1,14 +1,23 @@
 from __future__ import annotations
 
+import http.server
 import itertools
 import json
+import queue
 import resource
+import shutil
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import av
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +31,7 @@ from edgeseg.runtime.frame import Frame, Result
 from edgeseg.runtime.sinks import Sink, open_sink
 from edgeseg.runtime.sinks.feed import Feed
 from edgeseg.runtime.sinks.jsonl import encode_runs
-from edgeseg.runtime.sinks.video import VideoSink, usable_fourccs
+from edgeseg.runtime.sinks.video import TICKS, VideoSink, count_frames
 from edgeseg.runtime.sinks.window import missing_display
 
 CONTRACT = Contract(
@@ -183,10 +192,10 @@ def test_video_without_frames_leaves_no_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_video_that_no_encoder_opens_is_one_line(tmp_path: Path) -> None:
+def test_video_whose_folder_went_away_is_one_line(tmp_path: Path) -> None:
     sink = open_(f"video:{tmp_path}/gone/out.mp4")
     (tmp_path / "gone").rmdir()
-    with pytest.raises(SinkError, match="cannot write"):
+    with pytest.raises(SinkError, match="cannot be written"):
         sink.write(result(0))
     sink.close()
     assert not list(tmp_path.iterdir())
@@ -196,51 +205,171 @@ def test_video_on_a_full_disk_is_one_line_and_keeps_the_earlier_video(tmp_path: 
     path = tmp_path / "out.mp4"
     path.write_bytes(b"the earlier one")
     sink = open_(f"video:{path}")
-    with largest_file(20_000):
-        for index in range(12):
-            sink.write(result(index))
-        with pytest.raises(SinkError, match="of 12 frames"):
+    with largest_file(20_000), pytest.raises(SinkError, match=r"out\.mp4 (cannot be written|came out with)"):
+        try:
+            for index in range(60):
+                sink.write(result(index))
+        finally:
             sink.close()
     assert path.read_bytes() == b"the earlier one"
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
 
 
-def test_looking_for_an_encoder_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
-    usable_fourccs.cache_clear()
-    assert usable_fourccs()
-    assert capfd.readouterr() == ("", "")
+def shown_s(path: Path) -> list[float]:
+    """When each frame of a video is shown, in seconds."""
+    with av.open(str(path)) as video:
+        return [float(frame.time or 0) for frame in video.decode(video=0)]
 
 
 @pytest.mark.parametrize(
-    ("captured", "shown"),
-    [
-        ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4]),
-        ([0, 1, 2, 10, 11], [0, 1, 2, 2, 2, 2, 2, 2, 2, 2, 10, 11]),
-        ([0, 3, 6, 9], [0, 0, 0, 3, 3, 3, 6, 6, 6, 9]),
-        ([5, 6, 7], [5, 6, 7]),
-    ],
+    "captured_ms",
+    [[0, 40, 80, 120], [0, 40, 80, 5080, 5120], [7, 140, 141, 300], [0, 33.4, 66.7, 3_600_000, 3_600_040]],
 )
-def test_clip_of_a_live_source_keeps_the_cameras_clock(captured: list[int], shown: list[int], tmp_path: Path) -> None:
+def test_clip_of_a_live_source_shows_each_frame_when_it_was_captured(captured_ms: list[float], tmp_path: Path) -> None:
     sink = open_(f"video:{tmp_path}/out.mp4", fps=25, live=True)
-    for index in captured:
-        level = np.full((120, 160, 3), 20 * index, np.uint8)
-        sink.write(replace(result(index), frame=replace(result(index).frame, image_bgr=level), mask=VOID))
+    for index, moment in enumerate(captured_ms):
+        sink.write(replace(result(index), frame=replace(result(index).frame, captured_ns=round(moment * 1e6))))
     sink.close()
-    # Away from the legend and the figures an overlay of no class is the frame itself.
-    found = [float(frame[60:100, 120:].mean()) / 20 for frame in read_video(tmp_path / "out.mp4")]
-    assert [round(level) for level in found] == shown
+    shown = shown_s(tmp_path / "out.mp4")
+    assert shown == pytest.approx([(moment - captured_ms[0]) / 1e3 for moment in captured_ms], abs=1 / TICKS)
+    assert len(read_video(tmp_path / "out.mp4")) == len(captured_ms)
 
 
-@given(st.lists(st.floats(0.05, 4), min_size=1, max_size=60))
-def test_clip_of_a_live_source_is_never_a_frame_off(steps: list[float]) -> None:
+def test_clip_of_a_file_has_its_rate_however_long_the_frames_took(tmp_path: Path) -> None:
+    sink = open_(f"video:{tmp_path}/out.mp4", fps=12.5)
+    for index, captured_ns in enumerate((0, 10**9, 10**9 + 1, 10**12)):
+        sink.write(replace(result(index), frame=replace(result(index).frame, captured_ns=captured_ns)))
+    sink.close()
+    assert shown_s(tmp_path / "out.mp4") == pytest.approx([0, 0.08, 0.16, 0.24])
+
+
+@given(st.lists(st.integers(-(10**9), 10**9), min_size=1, max_size=60))
+def test_no_clock_can_make_a_clip_run_backwards(steps_ns: list[int]) -> None:
     sink = VideoSink("video:x.mp4", "x.mp4", Feed(contract=CONTRACT, fps=25, live=True))
-    place = 0.0
-    for step in steps:
-        due = sink._frames_due(round(place * 40e6))
-        sink._frames += due
-        if due:
-            assert abs(sink._frames - 1 - place) < 1 + 1e-6
-        place += step
+    now_ns, last = 0, -1
+    for step_ns in steps_ns:
+        now_ns += step_ns
+        shown = sink._next_pts(now_ns)
+        sink._frames += 1
+        assert shown > last
+        last = shown
+
+
+_KILLED = """
+import os, signal, sys
+import numpy as np
+from edgeseg.runtime.contract import Contract
+from edgeseg.runtime.frame import Frame, Result
+from edgeseg.runtime.sinks import open_sink
+
+contract = Contract(height=64, width=96, classes=("road",), palette=((128, 64, 128),), ignore_index=11)
+sink = open_sink("video:out.mp4", contract=contract, fps=10, live=True)
+for index in range(100):
+    image = np.full((64, 96, 3), index, np.uint8)
+    frame = Frame(image_bgr=image, id=index, captured_ns=index * 10**8, name="")
+    sink.write(Result(frame=frame, mask=np.zeros((64, 96), np.uint8), inference_ms=1.0))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_is_left_of_a_clip_whose_program_was_killed_can_be_played(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _KILLED], cwd=tmp_path, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".out.") and left.name.endswith(".partial.mp4")
+    # Ten seconds, of which up to the last two, since the newest key frame, may be lost.
+    assert len(read_video(left)) >= 75
+
+
+_PAGE = b"""<video id="video" muted src="out.mp4"></video><script>
+const video = document.getElementById("video"), times = [];
+const tell = (error) => fetch("/found", {method: "POST", body: JSON.stringify({
+  times, error, duration: video.duration, size: [video.videoHeight, video.videoWidth]})});
+const note = (_now, frame) => { times.push(frame.mediaTime); video.requestVideoFrameCallback(note); };
+video.requestVideoFrameCallback(note);
+video.onended = () => tell(null);
+video.onerror = () => tell(video.error.message);
+video.play().catch((error) => tell(String(error)));
+</script>"""
+
+
+class _Watched(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder and the page that plays its `out.mp4`, and keeps what the page found."""
+
+    found: queue.Queue[dict[str, Any]]
+
+    def do_GET(self) -> None:
+        if self.path != "/":
+            return super().do_GET()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(_PAGE)
+        return None
+
+    def do_POST(self) -> None:
+        self.found.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Callable[[Path], dict[str, Any]]:
+    """Plays the `out.mp4` of a folder in a browser, to its end, and returns what that saw."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium: apt-get install chromium")
+
+    def play(folder: Path) -> dict[str, Any]:
+        _Watched.found = queue.Queue()
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Watched, directory=str(folder))) as server:
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required")
+            browser = subprocess.Popen(
+                [
+                    chromium,
+                    *options,
+                    f"--user-data-dir={tmp_path / 'profile'}",
+                    f"http://127.0.0.1:{server.server_port}/",
+                ],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            try:
+                return _Watched.found.get(timeout=120)
+            finally:
+                browser.terminate()
+                browser.wait(30)
+                server.shutdown()
+                thread.join()
+
+    return play
+
+
+def test_a_clip_plays_in_a_browser_at_the_times_of_capture(
+    watch: Callable[[Path], dict[str, Any]], tmp_path: Path
+) -> None:
+    moments_s = [index * 0.08 for index in (*range(10), *range(25, 30))]
+    sink = open_(f"video:{tmp_path}/clip/out.mp4", fps=12.5, live=True)
+    for index, moment_s in enumerate(moments_s):
+        sink.write(replace(result(index), frame=replace(result(index).frame, captured_ns=round(moment_s * 1e9))))
+    sink.close()
+    found = watch(tmp_path / "clip")
+    assert found["error"] is None and found["size"] == [120, 160]
+    assert found["duration"] == pytest.approx(moments_s[-1] + 0.08, abs=0.09)
+    # A busy machine may skip frames, but shows none at another time than its own.
+    assert len(found["times"]) >= 3
+    for time_s in found["times"]:
+        assert min(abs(time_s - moment_s) for moment_s in moments_s) < 0.002
+
+
+def test_a_video_that_is_none_has_no_frames(tmp_path: Path) -> None:
+    (tmp_path / "x.mp4").write_bytes(bytes(1000))
+    assert count_frames(tmp_path / "x.mp4") == count_frames(tmp_path / "y.mp4") == 0
 
 
 def test_images_of_a_live_source_are_not_remembered(tmp_path: Path) -> None:

@@ -451,11 +451,19 @@ def test_unreachable_stream_is_refused_without_credentials(url: str, capfd: pyte
     [
         ("rtsp://cam/live", "rtsp://cam/live"),
         ("rtsp://admin:pw@cam:554/live", "rtsp://***@cam:554/live"),
-        ("rtsp://admin:p/w?x@cam/live", "rtsp://***@cam/live"),
+        ("rtsp://admin:p/w@cam/live", "rtsp://***@cam/live"),
+        ("rtsp://admin:p/w?x@cam/live", "rtsp://***"),
+        ("http://cam/s?user=a@b.org&password=c", "http://***"),
         ("RTSP://admin@cam/live", "rtsp://***@cam/live"),
         ("http://cam/s?user=a&password=b", "http://cam/s?user=***&password=***"),
         ("http://a:b@cam/s?token=c;d=e", "http://***@cam/s?token=***;d=***"),
         ("clip@home?.mp4", "clip@home?.mp4"),
+        ("0?size=640x480", "0?size=640x480"),
+        ("rtsp:/admin:pw@cam/live", "***@cam/live"),
+        (" rtsp://admin:pw@cam/live", "rtsp://***@cam/live"),
+        ("admin:pw@cam/live", "***@cam/live"),
+        ("http:/cam/s?password=b", "http:/cam/s?password=***"),
+        ("GST:rtspsrc user-pw=b ! appsink", "gst:rtspsrc ! appsink"),
         ("synthetic://street?fps=25", "synthetic://street?fps=25"),
     ],
 )
@@ -470,5 +478,31 @@ _SECRET = st.text(st.characters(codec="ascii", categories=("Lu", "Nd", "Po")), m
 @given(user=_SECRET, password=_SECRET, token=_SECRET, scheme=st.sampled_from(["rtsp", "http", "udp", "srt"]))
 def test_no_secret_survives_redaction(user: str, password: str, token: str, scheme: str) -> None:
     shown = redact(f"{scheme}://{user}:{password}@cam/live?key={token}")
-    assert not any(secret in shown for secret in (user, password))
-    assert shown.startswith(f"{scheme}://***@")
+    assert not any(secret in shown for secret in (user, password, token))
+    assert shown.startswith(f"{scheme}://***")
+
+
+_FORMS = st.sampled_from(
+    [
+        "rtsp:/{0}:{1}@cam/live",
+        " rtsp://{0}:{1}@cam/live",
+        "{0}:{1}@cam/live",
+        "srt://{0}:{1}@cam/live?key={2}",
+        "http:/cam/live?user={0}&password={1}",
+        "gst:rtspsrc location=rtsp://{0}:{1}@cam ! decodebin",
+        "GST:rtspsrc user-id={0} user-pw={1} ! fakesink",
+        'gst:rtspsrc location="rtsp://{0}:{1}@cam/{2} ! appsink',
+        "gst:rtspsrc user-id={0} user-pw={1} ! appsink",
+    ]
+)
+
+
+@given(form=_FORMS, user=_SECRET, password=_SECRET, token=_SECRET)
+def test_no_secret_is_in_what_is_said_of_a_source_that_is_refused(
+    form: str, user: str, password: str, token: str
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SourceError) as raised:
+        patch.setattr("edgeseg.runtime.sources.gstreamer.has_gstreamer", lambda: False)
+        open_source(form.format(user, password, token))
+    said = str(raised.value) + repr(raised.value)
+    assert not any(secret in said for secret in (user, password, token))

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from edgeseg.runtime.errors import SourceError
 from edgeseg.runtime.frame import Frame
-from edgeseg.runtime.sources.url import PIPELINE_PREFIX, redact, scheme_of
+from edgeseg.runtime.sources.url import is_pipeline, redact, scheme_of
 
 __all__ = ["Source", "open_source", "redact"]
 
@@ -68,7 +68,7 @@ def open_source(url: str) -> Source:
         return open_synthetic(url)
     if scheme == "csi":
         return open_csi(url)
-    if url.startswith(PIPELINE_PREFIX):
+    if is_pipeline(url):
         return open_pipeline(url)
     if scheme == "rtsp" and decodes_rtsp():
         return open_rtsp(url)
@@ -82,7 +82,7 @@ def open_source(url: str) -> Source:
     if path.is_dir():
         return FolderSource(path)
     if not path.is_file():
-        raise SourceError(f"source {url} is no file or folder", expected=_FORMS, fix="check the name")
+        raise SourceError(f"source {redact(url)} is no file or folder", expected=_FORMS, fix="check the name")
     if path.suffix.lower() in IMAGE_ENDINGS:
         return FolderSource(path)
     return FileSource(path)

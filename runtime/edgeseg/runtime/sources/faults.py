@@ -74,6 +74,8 @@ class FaultMonitor:
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
         """Faults by kind, those under way included."""
+        self.drops = {"freeze": 0, "corrupt": 0}
+        """Frames that were not worth giving out, by kind of fault."""
         self._slow_ns = float("inf")
         self._past: deque[Fault] = deque(maxlen=KEPT)
         self._next_id = 0
@@ -108,6 +110,7 @@ class FaultMonitor:
 
     def corrupt(self, number: int) -> None:
         """Note that frame `number` could not be decoded."""
+        self.drops["corrupt"] += 1
         if "corrupt" not in self._outages:
             self._count("corrupt")
             self._outages["corrupt"] = number
@@ -125,6 +128,7 @@ class FaultMonitor:
             self._compare(before, frame)
         self._next_id = frame.id + 1
         if self._freeze is not None and self._freeze.counted:
+            self.drops["freeze"] += 1
             return False
         self._good_ns = frame.captured_ns
         return True

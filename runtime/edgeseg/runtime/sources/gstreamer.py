@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -15,8 +16,9 @@ import cv2
 
 from edgeseg.runtime.errors import SourceError
 from edgeseg.runtime.frame import Image
+from edgeseg.runtime.sources.argus import advise, read_journal
 from edgeseg.runtime.sources.capture import Capture, CaptureSource, decode_first
-from edgeseg.runtime.sources.url import parse_number, parse_query, parse_size_hw, redact
+from edgeseg.runtime.sources.url import QUOTED, parse_number, parse_query, parse_size_hw, redact
 
 CODECS = ("h264", "h265")
 """What RTSP cameras send, in the order in which it is tried."""
@@ -27,7 +29,6 @@ _SINK = "video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR ! appsi
 OPEN_TIMEOUT_S = 10.0
 """For a pipeline's first frame."""
 
-_ARGUS = "check the ribbon cable, or restart a stuck camera daemon: sudo systemctl restart nvargus-daemon"
 _JETSON = Path("/etc/nv_tegra_release")
 
 
@@ -55,6 +56,14 @@ def quote_value(text: str) -> str:
     return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
 
 
+def has_end(pipeline: str) -> bool:
+    """Return whether `pipeline` is to end by itself: it reads a file, once, or a number of buffers."""
+    bare = QUOTED.sub("", pipeline)
+    if re.search(r"\bloop=(true|1)\b", bare):
+        return False
+    return bool(re.search(r"(^|[\s!])(\w*filesrc\b|num-buffers=[1-9])", bare) or re.search(r'\suri="?file:', pipeline))
+
+
 def has_gstreamer() -> bool:
     """Return whether this OpenCV was built with GStreamer."""
     # OpenCV 5's registry lists backends that it was built without.
@@ -67,16 +76,20 @@ def decodes_rtsp() -> bool:
 
 
 class GstSource(CaptureSource):
-    """Frames of a live pipeline. Raises `SourceError` when it stops giving any, which its end does too."""
+    """Frames of a pipeline. One with an end is treated like a file.
 
-    live = True
+    Any other is live, its first frame, already old, is not given out, and it raises `SourceError` when it stops giving
+    frames: OpenCV tells the end of a stream and the loss of a camera by the same sign.
+    """
 
-    def __init__(self, name: str, capture: Capture, probe_bgr: Image, fix: str) -> None:
-        super().__init__(capture, (probe_bgr.shape[0], probe_bgr.shape[1]), None)
-        self._name, self._fix = name, fix
+    def __init__(self, name: str, capture: Capture, first_bgr: Image, *, live: bool, advise: Callable[[], str]) -> None:
+        self.live = live
+        super().__init__(capture, (first_bgr.shape[0], first_bgr.shape[1]), None if live else first_bgr)
+        self._name, self._advise = name, advise
 
     def _out_of_frames(self) -> None:
-        raise SourceError(f"{self._name} stopped giving frames after {self._next_id}", fix=self._fix)
+        if self.live:
+            raise SourceError(f"{self._name} stopped giving frames after {self._next_id}", fix=self._advise())
 
 
 def open_csi(url: str) -> GstSource:
@@ -88,7 +101,7 @@ def open_csi(url: str) -> GstSource:
     mode = parse_query(url, query, ("size", "fps"))
     size_hw = parse_size_hw(url, mode.get("size", "1280x720"))
     fps = parse_number(url, "fps", mode.get("fps", "30"), 1, 1000)
-    return _open(url, (csi_pipeline(int(sensor[1]), size_hw, fps),), _ARGUS)
+    return _open(url, (csi_pipeline(int(sensor[1]), size_hw, fps),), lambda: advise(read_journal()))
 
 
 def open_pipeline(url: str) -> GstSource:
@@ -99,16 +112,16 @@ def open_pipeline(url: str) -> GstSource:
             f"{redact(url)} does not end in an appsink",
             fix="end it in: ! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false",
         )
-    return _open(url, (pipeline,), "try it in gst-launch-1.0, with fakesink for appsink")
+    return _open(url, (pipeline,), lambda: "try it in gst-launch-1.0, with fakesink for appsink")
 
 
 def open_rtsp(url: str) -> GstSource:
     """Open an RTSP stream through NVDEC. Raises `SourceError`, without credentials."""
     pipelines = tuple(rtsp_pipeline(url, codec) for codec in CODECS)
-    return _open(url, pipelines, "check address, user, password and that the camera is on")
+    return _open(url, pipelines, lambda: "check address, user, password and that the camera is on")
 
 
-def _open(url: str, pipelines: tuple[str, ...], fix: str) -> GstSource:
+def _open(url: str, pipelines: tuple[str, ...], advise: Callable[[], str]) -> GstSource:
     if not has_gstreamer():
         raise SourceError(
             f"{redact(url)} needs GStreamer, which this OpenCV ({cv2.__version__}) was built without",
@@ -118,8 +131,8 @@ def _open(url: str, pipelines: tuple[str, ...], fix: str) -> GstSource:
     for pipeline in pipelines:
         opened = _open_within(pipeline, OPEN_TIMEOUT_S)
         if opened is not None:
-            return GstSource(redact(url), *opened, fix)
-    raise SourceError(f"{redact(url)} gave no frame within {OPEN_TIMEOUT_S:g} s", fix=fix)
+            return GstSource(redact(url), *opened, live=not has_end(pipeline), advise=advise)
+    raise SourceError(f"{redact(url)} gave no frame within {OPEN_TIMEOUT_S:g} s", fix=advise())
 
 
 _opening: dict[str, threading.Thread] = {}

@@ -24,7 +24,7 @@ LASTING = ("stall", "freeze", "disconnect", "slow")
 
 _ORDER = re.compile(r"([a-z]+)(?::([0-9.]+))?@([0-9]+)")
 _FORM = "kind[:seconds]@frame,... such as stall:5@10,freeze:2@20,resize@30,corrupt@40,disconnect:2@50,slow:3@60"
-_SLOWED = 3
+SLOWED = 3
 """Periods that a slow camera waits before each frame."""
 
 
@@ -115,7 +115,7 @@ class FaultInjector:
             # Deaf to `close`, as a stalled driver is.
             self._wait(order.seconds)
         if self._now_ns() < self._slow_until_ns and faulty.fps:
-            self._wait(_SLOWED / faulty.fps)
+            self._wait(SLOWED / faulty.fps)
         frame = None if faulty.closed else faulty.source.read()
         if frame is None or faulty.closed:
             return None

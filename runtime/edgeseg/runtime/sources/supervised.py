@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import random
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -16,22 +14,14 @@ import numpy as np
 
 from edgeseg.runtime.errors import SourceError
 from edgeseg.runtime.frame import Frame
-from edgeseg.runtime.slot import Policy, Slot
 from edgeseg.runtime.sources import Source
-from edgeseg.runtime.sources.faults import CorruptFrameError, Fault, FaultMonitor
+from edgeseg.runtime.sources.connection import Connection, trim_memory
+from edgeseg.runtime.sources.faults import Fault, FaultMonitor
 
 _log = logging.getLogger(__name__)
 
-_EXIT_GRACE_S = 2.0
-_reading: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-
-
-@atexit.register
-def _let_reads_return() -> None:
-    """Wait for reads under way: one that comes back from OpenCV to an interpreter that has ended aborts the process."""
-    deadline_s = time.monotonic() + _EXIT_GRACE_S
-    for thread in list(_reading):
-        thread.join(max(0.0, deadline_s - time.monotonic()))
+_LOOK_S = 0.25
+"""Between two looks at a camera that gives nothing new: only a look tells that it froze meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +36,10 @@ class Patience:
     """Before the first reconnection; doubled for every further one."""
     backoff_cap_s: float = 8.0
     """At most, however often it failed."""
+    frozen_s: float = 10.0
+    """Of the same picture before the connection is given up; doubled each time that it did not help."""
+    frozen_cap_s: float = 300.0
+    """At most: a scene may be still indeed, such as a test picture."""
     stuck_reads: int = 8
     """Reads that never returned, each of which keeps a thread, before the run is ended instead."""
 
@@ -70,62 +64,6 @@ def supervise(
     return SupervisedSource(source, reopen, name, patience or Patience(), chance) if source.live else source
 
 
-class _Connection:
-    """One opened source, read in a thread that can be left behind when the driver never returns."""
-
-    def __init__(self, opener: Callable[[], Source], see: Callable[[_Connection, Frame | int], Frame | None]) -> None:
-        self.frames: Slot[Frame] = Slot(Policy.NEWEST)
-        self.error: Exception | None = None
-        """Why no more frames come; None at the end of the stream."""
-        self.source: Source | None = None
-        self.decoded, self.settled = False, threading.Event()
-        """Whether a frame came, and whether that is known."""
-        self._opener, self._see = opener, see
-        self._left = False
-        self._state = threading.Lock()
-        self.thread = threading.Thread(target=self._run, name="edgeseg-camera", daemon=True)
-        _reading.add(self.thread)
-        self.thread.start()
-
-    def leave(self) -> None:
-        """Give no more frames, and the source back: now, or as soon as its driver returns."""
-        with self._state:
-            self._left = True
-        self.frames.close()
-        self.settled.set()
-        if self.source is not None:
-            self.source.close()
-
-    def _run(self) -> None:
-        try:
-            source = self._opener()
-            with self._state:
-                self.source = source
-            try:
-                # Left while it was opening, it is closed here; left later, by `leave`.
-                while not self._left and self._read(source):
-                    pass
-            finally:
-                source.close()
-        except Exception as error:
-            self.error = error
-        finally:
-            self.frames.close()
-            self.settled.set()
-
-    def _read(self, source: Source) -> bool:
-        try:
-            frame = source.read()
-        except CorruptFrameError as error:
-            self._see(self, error.frame)
-            return True
-        if frame is None:
-            return False
-        if (seen := self._see(self, frame)) is not None:
-            self.frames.put(seen)
-        return True
-
-
 class SupervisedSource:
     """A live source that outlives its camera's faults. Only a decoded frame counts as an open camera.
 
@@ -143,16 +81,20 @@ class SupervisedSource:
         patience: Patience,
         chance: Callable[[], float],
     ) -> None:
-        self._first, self._reopen, self._name = source, reopen, name
+        self._first: Source | None = source
+        """Until it is connected: a camera that is gone must not be held."""
+        self._reopen, self._name = reopen, name
         self._patience, self._chance = patience, chance
         self.size_hw, self.fps, self._clock = source.size_hw, source.fps, source.clock
         self._stall_s = patience.stall_s
         self._monitor = FaultMonitor()
         self._adopt(source)
         self._state = threading.Lock()
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
         self._offset = self._next_id = 0
         self._arrived_s = 0.0
+        """When the newest frame was decoded, `_changed_s` when the newest that was not frozen."""
+        self._changed_s, self._frozen_s = 0.0, patience.frozen_s
         self._stuck: list[threading.Thread] = []
         self._closed = threading.Event()
 
@@ -175,16 +117,28 @@ class SupervisedSource:
         with self._state:
             return dict(self._monitor.counts)
 
+    @property
+    def drops(self) -> dict[str, int]:
+        """How many frames were not given out, by the kind of fault that spoilt them."""
+        with self._state:
+            return dict(self._monitor.drops)
+
+    @property
+    def reopening(self) -> bool:
+        """Whether the camera is away and is being connected again."""
+        return self._connection is not None and (self._connection.frames.closed or not self._connection.decoded)
+
     def read(self) -> Frame | None:
         """Wait for the next good frame, through any fault; None at the end of the stream and after `close`."""
-        if self._connection is None:
-            self._connect(lambda: self._first)
+        first, self._first = self._first, None
+        if first is not None:
+            self._connect(lambda: first)
         while not self._closed.is_set() and self._connection is not None:
             try:
-                frame = self._connection.frames.get(self._remaining_s())
+                frame = self._connection.frames.get(min(self._remaining_s(), _LOOK_S))
             except TimeoutError:
-                if self._remaining_s() <= 0:
-                    self._reconnect("stall")
+                if (kind := self._overdue()) is not None:
+                    self._reconnect(kind)
                 continue
             if frame is not None:
                 return frame
@@ -199,13 +153,29 @@ class SupervisedSource:
     def close(self) -> None:
         """End a `read` at once and give the camera back. Safe to call twice and from any thread."""
         self._closed.set()
-        self._first.close()
+        if (first := self._first) is not None:
+            first.close()
         if self._connection is not None:
             self._connection.leave()
 
     def _remaining_s(self) -> float:
         with self._state:
-            return self._arrived_s + self._stall_s - time.monotonic()
+            return min(self._arrived_s + self._stall_s, self._frozen_until_s()) - time.monotonic()
+
+    def _frozen_until_s(self) -> float:
+        """Return when a camera that gives frames, but the same one, is given up; for ever away if it does not."""
+        return self._changed_s + self._frozen_s if self._arrived_s > self._changed_s else float("inf")
+
+    def _overdue(self) -> str | None:
+        """Return why the connection is to be given up now; None if it is not."""
+        with self._state:
+            now_s = time.monotonic()
+            if now_s >= self._arrived_s + self._stall_s:
+                return "stall"
+            if now_s < self._frozen_until_s():
+                return None
+            self._frozen_s = min(2 * self._frozen_s, self._patience.frozen_cap_s)
+            return "freeze"
 
     def _adopt(self, source: Source) -> None:
         """Go by the rate that a new connection announces."""
@@ -213,15 +183,16 @@ class SupervisedSource:
         self._stall_s = max(self._patience.stall_s, 4 * (period_s or 0.0))
         self._monitor.expect(period_s)
 
-    def _connect(self, opener: Callable[[], Source]) -> _Connection:
+    def _connect(self, opener: Callable[[], Source]) -> Connection:
         with self._state:
-            self._offset, self._arrived_s = self._next_id, time.monotonic()
-            connection = self._connection = _Connection(opener, self._see)
+            self._offset = self._next_id
+            self._arrived_s = self._changed_s = time.monotonic()
+            connection = self._connection = Connection(opener, self._see)
         if self._closed.is_set():
             connection.leave()
         return connection
 
-    def _see(self, connection: _Connection, read: Frame | int) -> Frame | None:
+    def _see(self, connection: Connection, read: Frame | int) -> Frame | None:
         """Note what `connection` read: a frame, or a corrupt one's number. Returns the frame to give out, if any."""
         with self._state:
             if connection is not self._connection:
@@ -238,14 +209,18 @@ class SupervisedSource:
                 connection.settled.set()
                 self._adopt(connection.source)
             frame = replace(read, id=number, name=f"frame-{number:06d}") if self._offset else read
-            return frame if self._monitor.saw(frame) else None
+            if not self._monitor.saw(frame):
+                return None
+            self._changed_s, self._frozen_s = self._arrived_s, self._patience.frozen_s
+            return frame
 
     def _reconnect(self, kind: str) -> None:
         """Leave the connection, and open others until one of them gives a frame."""
         with self._state:
             assert self._connection is not None
             connection, frame_id = self._connection, self._next_id
-            new = self._monitor.lost(kind)
+            # A freeze was counted when it was seen, and ends with the next new picture.
+            new = kind == "freeze" or self._monitor.lost(kind)
         if new:
             _log.warning("%s: %s at frame %d, connecting again", self._name, kind, frame_id)
         began_s, attempt, told = time.monotonic(), 0, ""
@@ -255,16 +230,18 @@ class SupervisedSource:
             connection.settled.wait(self._patience.open_s)
             if connection.decoded:
                 _log.warning("%s: frames again after %.1f s", self._name, time.monotonic() - began_s)
+                trim_memory()
                 return
+            error = connection.error
             self._leave(connection)
-            if (error := connection.error) is not None and not _may_recover(error):
+            if error is not None and not _may_recover(error):
                 raise error
             reason = str(error or "it gave no frame")
             if reason != told:
                 _log.warning("%s: still away: %s", self._name, reason)
             attempt, told = attempt + 1, reason
 
-    def _leave(self, connection: _Connection) -> None:
+    def _leave(self, connection: Connection) -> None:
         connection.leave()
         self._stuck = [thread for thread in (*self._stuck, connection.thread) if thread.is_alive()]
         if len(self._stuck) > self._patience.stuck_reads:

@@ -10,9 +10,12 @@ from edgeseg.runtime.errors import SourceError
 
 PIPELINE_PREFIX = "gst:"
 
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'')
+QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'')
+"""A quoted value in a pipeline, quotes included."""
 _ELEMENT = re.compile(r"[a-z][a-z0-9_]*")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_MISTYPED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|[^/]*:[^/]*@|[^@]*@[^/]*/")
+"""A scheme without its `//`, or a host with a user."""
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
 
@@ -25,23 +28,31 @@ def scheme_of(url: str) -> str | None:
 def redact(url: str) -> str:
     """Return `url` without what may be secret: user and password, and the values of its query.
 
-    Everything up to the last `@` counts as user and password, as passwords with `/` or `?` in them are met in the
-    field. Of a `gst:` pipeline only the elements' names are left. Files, cameras, `csi://` and `synthetic://` come back
-    as they are.
+    Everything up to the last `@` counts as user and password, as passwords with a `/` are met in the field. Where a `?`
+    stands before it, either may be the query's, and nothing is shown. Of a `gst:` pipeline only the elements' names are
+    left. Files, cameras, `csi://` and `synthetic://` come back as they are; what may be a mistyped URL does not, since
+    that is shown when it is refused.
     """
-    if url.startswith(PIPELINE_PREFIX):
-        return _redact_pipeline(url)
-    scheme = scheme_of(url)
-    if scheme in (None, "synthetic", "csi"):
+    text = url.strip()
+    if is_pipeline(text):
+        return _redact_pipeline(text)
+    scheme = scheme_of(text)
+    if scheme in ("synthetic", "csi") or (scheme is None and not _MISTYPED.match(text)):
         return url
-    _, at, rest = url.rpartition("@")
-    if at:
-        return f"{scheme}://***@{_redact_query(rest)}"
-    return _redact_query(url)
+    front, at, rest = text.rpartition("@")
+    start = f"{scheme}://" if scheme else ""
+    if "?" in front:
+        return f"{start}***"
+    return f"{start}***@{_redact_query(rest)}" if at else _redact_query(text)
+
+
+def is_pipeline(url: str) -> bool:
+    """Return whether `url` is a pipeline of the user's own."""
+    return url[: len(PIPELINE_PREFIX)].lower() == PIPELINE_PREFIX
 
 
 def _redact_pipeline(url: str) -> str:
-    bare = _QUOTED.sub("", url[len(PIPELINE_PREFIX) :])
+    bare = QUOTED.sub("", url[len(PIPELINE_PREFIX) :])
     parts = re.split(r"\s+!\s+", bare.strip())
     # An open quote, or a first word that is no element, may be a part of a password.
     names = [part.split()[0] if part.split() else "" for part in parts]
