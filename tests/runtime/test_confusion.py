@@ -141,3 +141,11 @@ def test_masks_that_do_not_match_are_refused(prediction: Any) -> None:
 def test_matrices_of_different_classes_do_not_merge() -> None:
     with pytest.raises(ValueError, match="cannot merge"):
         ConfusionMatrix(CLASSES, IGNORE).merge(ConfusionMatrix(("sky",), IGNORE))
+
+
+def test_predicted_areas_are_those_of_scored_pixels_that_got_a_class() -> None:
+    matrix = ConfusionMatrix(("a", "b", "c"), 255)
+    assert matrix.predicted_areas == {}
+    truth = np.array([[0, 0, 1, 255, 2]], np.uint8)
+    matrix.add(truth, np.array([[0, 1, 1, 2, 255]], np.uint8))
+    assert matrix.predicted_areas == {"a": pytest.approx(1 / 3), "b": pytest.approx(2 / 3)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -217,7 +218,7 @@ def test_a_sink_that_hangs_does_not_hold_a_live_run(tiny_contract: Contract) -> 
     hung, healthy = FakeSink(before_write=lambda _: void(release.wait(WAIT_S))), FakeSink()
     with pytest.raises(SinkError, match="sinks stage: fake did not finish in time"):
         run_pipeline(
-            FakeSource(50, live=True), FakeBackend(), tiny_contract, [hung, healthy], limits=Limits(sinks_s=0.05)
+            FakeSource(50, live=True), FakeBackend(), tiny_contract, [hung, healthy], limits=Limits(sinks_s=0.5)
         )
     assert healthy.ids and healthy.closes == 1 and not hung.ids
     _let_go(release)
@@ -291,6 +292,20 @@ def test_gaps_in_the_sources_ids_count_as_drops(tiny_contract: Contract) -> None
     assert summary.frames == 6
 
 
+def test_frames_that_a_fault_spoilt_are_no_drops_of_capture(tiny_contract: Contract) -> None:
+    class Spoilt(FakeSource):
+        drops: ClassVar = {"freeze": 2, "corrupt": 1}
+
+        def read(self) -> Frame | None:
+            if self.next_id == 3:
+                self.next_id = 7
+            return super().read()
+
+    summary = run_pipeline(Spoilt(10), FakeBackend(), tiny_contract, [])
+    assert summary.drops == {"capture": 1, "inference": 0, "freeze": 2, "corrupt": 1}
+    assert summary.dropped == 4
+
+
 def test_max_frames_counts_what_was_handed_to_the_sinks(tiny_contract: Contract) -> None:
     sink = FakeSink()
     summary = run_pipeline(FakeSource(-1), FakeBackend(), tiny_contract, [sink], max_frames=7)
@@ -317,7 +332,7 @@ def test_an_observer_that_hangs_does_not_hold_a_live_run(tiny_contract: Contract
         tiny_contract,
         [FakeSink()],
         on_frame=lambda _result, _recorder: void(release.wait(WAIT_S)),
-        limits=Limits(sinks_s=0.05),
+        limits=Limits(sinks_s=0.5),
     )
     assert summary.frames > 0
     _let_go(release)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import json
 import os
 import pty
@@ -9,6 +11,8 @@ import select
 import signal
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +61,7 @@ def test_video_to_masks_with_summary_and_document(tiny_bundle: Path, clip: Path,
     assert document["fps"] > 0 and document["clock"] == "arrival"
     assert document["bundle"]["name"] == "tiny" and len(document["bundle"]["manifest_sha256"]) == 64
     assert (document["precision"], document["backend"]) == ("fp32", "ort")
-    assert document["source"] == str(clip)
+    assert document["source"] == str(clip) and [one["source"] for one in document["cameras"]] == [str(clip)]
     assert document["sinks"] == [{"sink": sink, "frames": 12, "dropped": 0} for sink in (f"masks:{masks}", "null")]
     assert document["environment"]
 
@@ -129,6 +133,10 @@ def test_injected_faults_are_survived_and_reported(tiny_bundle: Path, tmp_path: 
     assert [fault["kind"] for fault in ordered] == ["corrupt", "disconnect", "resize"]
     assert all(fault["frame"] >= at for fault, at in zip(ordered, (3, 8, 14), strict=True))
     assert ordered[1]["recovery_ms"] >= 200
+    assert {kind: document["fault_counts"][kind] for kind in ("corrupt", "disconnect", "resize")} == dict.fromkeys(
+        ("corrupt", "disconnect", "resize"), 1
+    )
+    assert document["drops"]["corrupt"] == 1
     assert "faults survived: " in done.output and "1 disconnect" in done.output
 
 
@@ -224,6 +232,38 @@ def test_a_signal_finishes_the_sinks_and_ends_with_a_summary_and_status_0(
     assert 0 < frames < 3000 and f"{frames} frames" in output
     video = cv2.VideoCapture(str(target))
     assert video.read()[0], "the video plays"
+
+
+def test_a_second_interrupt_ends_a_run_that_cannot_finish_at_once(tiny_bundle: Path, tmp_path: Path) -> None:
+    # A reader that opens the sink's pipe and never reads: the sink hangs, and its minute of grace begins.
+    pipe = tmp_path / "records.jsonl"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+    command = [sys.executable, "-m", "edgeseg.runtime", "run", str(tiny_bundle)]
+    command += ["--source", "synthetic://street?size=96x64&fps=50", "--sink", f"jsonl:{pipe}", "--sink", "null"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            _wait_until_full(reader)
+            process.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(2)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(2) == -signal.SIGINT
+        finally:
+            process.kill()
+            os.close(reader)
+
+
+def _wait_until_full(reader: int) -> None:
+    """Wait until nothing more is written to a pipe that nobody reads."""
+    held, steady, deadline_s = array.array("i", [0]), 0, time.monotonic() + WAIT_S
+    while steady < 8:
+        assert time.monotonic() < deadline_s, f"the pipe holds {held[0]} bytes"
+        time.sleep(0.25)
+        before = held[0]
+        fcntl.ioctl(reader, termios.FIONREAD, held)
+        steady = steady + 1 if held[0] == before > 0 else 0
 
 
 def test_the_first_signal_asks_and_the_next_one_ends_the_process() -> None:

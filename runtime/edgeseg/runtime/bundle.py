@@ -140,6 +140,7 @@ def write_bundle(
     stages: Mapping[Precision, Stage],
     golden: Golden,
     provenance: Provenance,
+    reference_areas: Mapping[str, float] | None = None,
 ) -> Manifest:
     """Make a bundle of `folder`, which holds the graphs and golden frames: hash every file, write the manifest.
 
@@ -159,6 +160,7 @@ def write_bundle(
             stages=dict(stages),
             golden=golden,
             provenance=provenance,
+            reference_areas=None if reference_areas is None else dict(reference_areas),
         )
     except ValidationError as error:
         raise invalid_manifest(error) from None

@@ -34,10 +34,16 @@ COMMANDS = {
     "check": Entry("edgeseg.export.check_command:check", "Tell what TensorRT will make of a graph.", "train"),
     "evaluate": Entry("edgeseg.runtime.commands.evaluate:evaluate", "Score a bundle on a dataset's split.", "desktop"),
     "bench": Entry("edgeseg.benchmarks.commands:bench", "Measure a bundle, with intervals.", "bench"),
-    "compare": Entry("edgeseg.benchmarks.commands:compare", "Compare two measurements, or say why not.", "bench"),
+    "compare": Entry(
+        "edgeseg.benchmarks.compare_command:compare", "Compare two measurements, or say why not.", "bench"
+    ),
+    "baseline": Entry("edgeseg.benchmarks.baseline:baseline", "Measure a bundle on this desktop's engines.", "bench"),
+    "scaling": Entry("edgeseg.benchmarks.scaling.command:scaling", "Measure how time and memory grow.", "bench"),
     "predict": Entry("edgeseg.benchmarks.predict.command:predict", "Bound a network's time on a device.", "train"),
     "build": Entry("edgeseg.runtime.commands.build:build", "Build TensorRT engines on this device.", "tensorrt"),
+    "accept": Entry("edgeseg.runtime.commands.accept:accept", "Look at everything a device must show.", "desktop"),
     "run": Entry("edgeseg.runtime.commands.run:run", "Run a bundle on a camera, a stream or a file.", "desktop"),
+    "soak": Entry("edgeseg.runtime.commands.soak:soak", "Run for hours with faults and look for leaks.", "desktop"),
     "keygen": Entry("edgeseg.deploy.commands:keygen", "Make a key to sign with.", "deploy"),
     "sign": Entry("edgeseg.deploy.commands:sign", "Sign a bundle.", "deploy"),
     "verify": Entry("edgeseg.deploy.commands:verify", "Check a bundle or a release against its signature.", "deploy"),

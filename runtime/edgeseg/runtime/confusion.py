@@ -73,6 +73,12 @@ class ConfusionMatrix:
         }
 
     @property
+    def predicted_areas(self) -> dict[str, float]:
+        """Share (0 to 1) of each class in the predictions of a class on scored pixels; empty where there are none."""
+        predicted = self.counts[:, :-1].sum(axis=0)
+        return {n: int(p) / int(predicted.sum()) for n, p in zip(self.classes, predicted, strict=True) if p}
+
+    @property
     def miou(self) -> float | None:
         """Mean of `per_class_iou`."""
         ious = self.per_class_iou

@@ -96,9 +96,6 @@ class Fitter:
             self.source, self.target = _centred(source_hw, (seen[0], seen[1])), _centred(target_hw, target_hw)
         else:
             self.source, self.target = _centred(source_hw, source_hw), _centred(target_hw, target_hw)
-        shrink = max(self.source.height / self.target.height, self.source.width / self.target.width)
-        # Exact bilinear gives the same bytes on every CPU; past 2:1 it would skip pixels, so area averages them.
-        self._interpolation = cv2.INTER_AREA if shrink > 2 else cv2.INTER_LINEAR_EXACT
         self._input = np.full((1, *target_hw, 3), PAD_LEVEL, np.uint8)
 
     def fit(self, frame_bgr: Image) -> Image:
@@ -113,13 +110,19 @@ class Fitter:
                 expected=f"{(*self.source_hw, 3)}, uint8",
                 fix="convert the frame to 8-bit BGR",
             )
-        self._resize(frame_bgr, self._input[0], self._interpolation)
+        inner, target = frame_bgr[self.source.slices], self._input[0][self.target.slices]
+        # Exact bilinear gives the same bytes on every CPU, and past 2:1 it would skip pixels. So pairs are averaged
+        # first, as often as it takes: exact too, and a quarter of the time of averaging areas of any size.
+        while inner.shape[0] > 2 * target.shape[0] or inner.shape[1] > 2 * target.shape[1]:
+            height, width = (n // 2 if n > 2 * t else n for n, t in zip(inner.shape[:2], target.shape[:2], strict=True))
+            inner = cv2.resize(inner, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        _resize(inner, target, cv2.INTER_LINEAR_EXACT)
         return self._input
 
     def fit_mask(self, mask: Mask) -> Mask:
         """Bring labels (H, W uint8) to the contract's size; bars get the ignore index. Returns a new array."""
         fitted = np.full(self.contract.size_hw, self.contract.ignore_index, np.uint8)
-        self._resize(mask, fitted, cv2.INTER_NEAREST_EXACT)
+        _resize(mask[self.source.slices], fitted[self.target.slices], cv2.INTER_NEAREST_EXACT)
         return fitted
 
     def unfit(self, mask: Mask) -> Mask:
@@ -134,9 +137,9 @@ class Fitter:
         whole[self.source.slices] = cv2.resize(inner, size_wh, interpolation=cv2.INTER_NEAREST_EXACT)
         return whole
 
-    def _resize(self, image: Image | Mask, out: Image | Mask, interpolation: int) -> None:
-        inner, target = image[self.source.slices], out[self.target.slices]
-        if inner.shape == target.shape:
-            target[...] = inner
-        else:
-            target[...] = cv2.resize(inner, (self.target.width, self.target.height), interpolation=interpolation)
+
+def _resize(image: Image | Mask, out: Image | Mask, interpolation: int) -> None:
+    if image.shape == out.shape:
+        out[...] = image
+    else:
+        cv2.resize(image, out.shape[1::-1], dst=out, interpolation=interpolation)  # into the rows of `out` themselves

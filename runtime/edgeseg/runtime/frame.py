@@ -41,6 +41,8 @@ class Result:
     """From the fitted frame in host memory to the mask in host memory."""
     masked_ns: int = field(default_factory=time.monotonic_ns)
     """When the mask at the source's resolution was ready."""
+    camera: int = 0
+    """Which of the run's cameras it comes from, counted from 0."""
 
     @property
     def frame_age_ms(self) -> float:

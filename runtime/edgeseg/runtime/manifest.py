@@ -139,6 +139,8 @@ class Manifest(_Part):
     stages: dict[Precision, Stage]
     golden: Golden
     provenance: Provenance
+    reference_areas: dict[str, Fraction] | None = None
+    """Class -> share of the pixels of the masks that the reference gave on the pictures that it was scored on."""
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Manifest:

@@ -52,18 +52,28 @@ class Objective:
     def _reason(self, summary: RunSummary) -> str:
         """Name what cost most: time without frames, inference, or everything around it."""
         without_s = sum(fault.recovery_ms or 0.0 for fault in summary.faults) / 1000
-        elapsed_s = summary.frames / summary.fps if summary.fps else 0.0
+        elapsed_s = summary.frames / summary.fps * max(1, len(summary.cameras)) if summary.fps else 0.0
         if not self.figure.startswith("age") and elapsed_s and without_s > 0.1 * elapsed_s:
-            return f"faults of the source cost {without_s:.1f} of {elapsed_s:.1f} s"
+            told = ", ".join(f"{count} {kind}" for kind, count in (summary.fault_counts or {}).items())
+            return f"faults of the source ({told}) cost {without_s:.1f} of {elapsed_s:.1f} s"
         percentile = self.figure.partition("_")[2] or "p50"
         inference_ms = (summary.inference_ms or {}).get(percentile, 0.0)
         overhead_ms = (summary.overhead_ms or {}).get(percentile, 0.0)
-        drops = ", ".join(f"{count} at {stage}" for stage, count in summary.drops.items()) or "none"
+        drops = ", ".join(f"{count} at {stage}" for stage, count in summary.drops.items() if count) or "none"
+        worst = self._worst(summary)
         larger = "inference" if inference_ms >= overhead_ms else "what is not inference"
         return (
             f"mostly {larger}: inference {inference_ms:.3g} ms, everything else {overhead_ms:.3g} ms "
-            f"({percentile}), dropped: {drops}"
+            f"({percentile}), dropped: {drops}{worst}"
         )
+
+    def _worst(self, summary: RunSummary) -> str:
+        """Name the camera that missed most, where there are several."""
+        found = {camera.camera: figure for camera in summary.cameras if (figure := self._measure(camera)) is not None}
+        if len(found) < 2:
+            return ""
+        name = (min if self.figure == "fps" else max)(found, key=lambda name: found[name])
+        return f", worst {name} with {found[name]:.4g}{_RULES.get(self.figure, (' ms', ''))[0]}"
 
 
 def parse_objective(text: str) -> Objective:

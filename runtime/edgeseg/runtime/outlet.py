@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from edgeseg.runtime.frame import Result
@@ -31,13 +32,22 @@ class SinkReport:
 
 
 class Outlet:
-    """Runs one sink. `offer` is for the thread that has results; `on_end` is called in the sink's own, at its end."""
+    """Runs one sink. `offer` is for the thread that has results; `on_end` is called in the sink's own, at its end.
 
-    def __init__(self, sink: Sink, policy: Policy, on_end: Callable[[Outlet], None]) -> None:
+    It has a lane for each camera whose results it is offered, so that none of them crowds out another.
+    """
+
+    def __init__(self, sink: Sink, policies: Mapping[int, Policy], on_end: Callable[[Outlet], None]) -> None:
+        """Take results of the cameras that `policies` has."""
         self.sink = sink
+        self.keeps_all = Policy.EVERY in policies.values()
+        """Whether some of what it is offered must not be lost."""
         self.error: BaseException | None = None
         """What the sink raised first, in `write` or in `close`."""
-        self._slot: Slot[Result] = Slot(policy)
+        self.writing_since_s: float | None = None
+        """When (monotonic) the sink was given the result that it has now; None between two."""
+        self._lanes = {camera: lane for lane, camera in enumerate(policies)}
+        self._slot: Slot[Result] = Slot(*policies.values())
         self._on_end = on_end
         self._refused = self._written = self._lost = 0
         # A daemon, so that a sink that never returns cannot keep the process alive.
@@ -45,7 +55,7 @@ class Outlet:
 
     def offer(self, result: Result) -> bool:
         """Hand `result` over, waiting for room if no frame may be lost. Returns False once the sink takes no more."""
-        taken = self._slot.put(result)
+        taken = self._slot.put(result, self._lanes[result.camera])
         self._refused += not taken
         return taken
 
@@ -69,12 +79,15 @@ class Outlet:
                 step()
             except BaseException as error:
                 self.error = self.error or error
+        self.writing_since_s = None
         self._on_end(self)
 
     def _write_all(self) -> None:
         while (result := self._slot.get()) is not None:
             self._lost += 1
+            self.writing_since_s = time.monotonic()
             self.sink.write(result)
+            self.writing_since_s = None
             self._lost -= 1
             self._written += 1
 

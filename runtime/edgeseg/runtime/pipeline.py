@@ -1,4 +1,4 @@
-"""source ─▶ slot ─▶ backend ─▶ slots ─▶ sinks: a thread for each, so that the slowest stage alone sets the pace.
+"""sources ─▶ slot ─▶ backend ─▶ slots ─▶ sinks: a thread for each, so that the slowest stage alone sets the pace.
 
 Every stage closes the slots on both of its sides when it ends, for whatever reason. That alone ends the others: who
 waits on a slot is woken, who takes from it still gets what was accepted, so frames in flight reach the sinks and the
@@ -6,71 +6,48 @@ sinks are closed properly. The main thread only waits, and raises the first fail
 
 Behind a live source a sink that is too slow drops frames of its own, and one that fails is taken out, as long as
 another is left. Behind a file every sink gets every frame, so the first that fails ends the run.
+
+Cameras take turns: the one that has waited longest is next, with its newest frame. One that is slow or away keeps none
+of the others waiting, and one that fails for good is taken out, as long as another goes on.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from edgeseg.runtime.backends import Backend
-from edgeseg.runtime.contract import Contract, Fitter
-from edgeseg.runtime.errors import BackendError, EdgesegError, SinkError, SourceError
+from edgeseg.runtime.cameras import Camera, Lane, Pulse, Shared, take_pulse
+from edgeseg.runtime.contract import Contract
+from edgeseg.runtime.control import Limits, Stop, name_stage
+from edgeseg.runtime.errors import BackendError, SinkError
 from edgeseg.runtime.frame import Frame, Result
+from edgeseg.runtime.health.monitor import Reference
 from edgeseg.runtime.outlet import Outlet
 from edgeseg.runtime.sinks import Sink
 from edgeseg.runtime.slot import Policy, Slot
 from edgeseg.runtime.sources import Source
 from edgeseg.runtime.summary import RunRecorder, RunSummary
 
+__all__ = ["Camera", "Limits", "Mark", "Observer", "Pulse", "Stop", "run_cameras", "run_pipeline"]
+
 _log = logging.getLogger(__name__)
+
+PULSE_S = 1.0
+"""Between two looks at the stages, at most."""
+
+Mark = Callable[[str, int], None]
+"""Told, in the thread that did it, what ended just now and for which frame's id: see `edgeseg.runtime.profile`."""
+
+PulseObserver = Callable[[Pulse, RunRecorder], None]
+"""Called about once a second once the engine is warm, in the thread that called `run_pipeline`."""
 
 Observer = Callable[[Result, RunRecorder], None]
 """Called with each result in a thread of its own; behind a live source it may miss some."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """How long a run waits, in seconds, for what does not answer. What is given up on dies with the process."""
-
-    inference_s: float = 10.0
-    """For one inference, before the run fails. Warming up is not limited: engines may be built then."""
-    failed_s: float = 0.8
-    """For capture and inference, once the run has failed."""
-    failed_sinks_s: float = 10.0
-    """For the sinks then, which may have much to bring to disk, and whose output is lost otherwise."""
-    sinks_s: float = 60.0
-    """For the sinks after a run without failure."""
-
-
-_ERRORS: dict[str, type[EdgesegError]] = {"capture": SourceError, "inference": BackendError, "sinks": SinkError}
-
-
-class Stop:
-    """Asks one run to end after the frames in flight.
-
-    `set` may be called from any thread and from a signal handler. The latter rules out `threading.Event`: a signal
-    that arrives while the main thread holds the event's lock would wait for itself.
-    """
-
-    def __init__(self) -> None:
-        self._requests: queue.SimpleQueue[None] = queue.SimpleQueue()
-
-    def set(self) -> None:
-        """Ask for the end."""
-        self._requests.put(None)
-
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until someone asks, and return whether one did within `timeout_s`. Signals are handled meanwhile."""
-        with suppress(queue.Empty):
-            self._requests.get(timeout=timeout_s)
-            return True
-        return False
 
 
 def run_pipeline(
@@ -83,21 +60,58 @@ def run_pipeline(
     stop: Stop | None = None,
     on_frame: Observer | None = None,
     limits: Limits | None = None,
+    mark: Mark | None = None,
 ) -> RunSummary:
-    """Run `source` through `backend` into `sinks` until it ends, `max_frames` got their masks, or `stop` is set.
+    """Run one source, as `run_cameras` does several."""
+    return run_cameras(
+        [Camera(source=source, sinks=sinks)],
+        backend,
+        contract,
+        max_frames=max_frames,
+        stop=stop,
+        on_frame=on_frame,
+        limits=limits,
+        mark=mark,
+    )
 
-    Warms the backend up before the first frame is captured. Takes over the source and the sinks, and closes them
-    however the run ends; the backend stays the caller's, for another run. `stop` is also set by the run's own end.
+
+def run_cameras(
+    cameras: Sequence[Camera],
+    backend: Backend,
+    contract: Contract,
+    sinks: Sequence[Sink] = (),
+    *,
+    reference: Reference | None = None,
+    max_frames: int | None = None,
+    stop: Stop | None = None,
+    on_frame: Observer | None = None,
+    on_pulse: PulseObserver | None = None,
+    limits: Limits | None = None,
+    mark: Mark | None = None,
+) -> RunSummary:
+    """Run `cameras` through `backend` until all end, `max_frames` got their masks in all, or `stop` is set.
+
+    Each result goes to its camera's own sinks and to `sinks`, which get those of all. Warms the backend up before the
+    first frame is captured. Takes over sources and sinks, and closes them however the run ends; the backend stays the
+    caller's, for another run. `stop` is also set by the run's own end. Class areas are compared with `reference`.
 
     Raises the first failure of a stage, with the stage's name: an `EdgesegError` of its own class, anything else as
     `SourceError`, `BackendError` or `SinkError`. A `KeyboardInterrupt` closes everything and is raised again. A sink
-    that failed while others went on is no failure of the run: the summary tells.
+    or a live camera that failed while others went on is no failure of the run: the summary tells.
     """
-    return _Run(source, backend, contract, sinks, max_frames, stop or Stop(), on_frame, limits or Limits()).run()
+    run = _Run(
+        cameras, backend, contract, sinks, reference, max_frames, stop or Stop(), on_frame, on_pulse, limits or Limits()
+    )
+    run.mark = mark or _no_mark
+    return run.run()
+
+
+def _no_mark(_step: str, _frame_id: int) -> None:
+    pass
 
 
 class _Watcher:
-    """The observer and the scoring as one more sink: neither may slow the loop."""
+    """The observer and what looks at the masks as one more sink: neither may slow the loop."""
 
     spec = "observer"
 
@@ -105,7 +119,7 @@ class _Watcher:
         self.recorder, self.on_frame = recorder, on_frame
 
     def write(self, result: Result) -> None:
-        self.recorder.scored(result)
+        self.recorder.cameras[result.camera].watched(result)
         if self.on_frame is not None:
             self.on_frame(result, self.recorder)
 
@@ -116,52 +130,61 @@ class _Watcher:
 class _Run:
     def __init__(
         self,
-        source: Source,
+        cameras: Sequence[Camera],
         backend: Backend,
         contract: Contract,
         sinks: Sequence[Sink],
+        reference: Reference | None,
         max_frames: int | None,
         stop: Stop,
         on_frame: Observer | None,
+        on_pulse: PulseObserver | None,
         limits: Limits,
     ) -> None:
-        self.source, self.backend, self.contract = source, backend, contract
-        self.max_frames, self.stop, self.limits = max_frames, stop, limits
-        self.policy = Policy.NEWEST if source.live else Policy.EVERY
-        self.frames: Slot[Frame] = Slot(self.policy)
-        self.outlets = [Outlet(sink, self.policy, self._sink_ended) for sink in sinks]
+        self.backend, self.max_frames, self.stop, self.limits = backend, max_frames, stop, limits
+        self.mark: Mark = _no_mark
+        self.on_pulse = on_pulse
+        ended = self._sink_ended
+        self.lanes = [Lane(index, camera, contract, ended, reference) for index, camera in enumerate(cameras)]
+        policies = {lane.index: lane.policy for lane in self.lanes}
+        self.frames: Slot[Shared] = Slot(*policies.values())
+        shared = [Outlet(sink, policies, ended) for sink in sinks]
         self.recorder = RunRecorder(
-            contract,
-            clock=lambda: source.clock,
-            drops=lambda: {"capture": self.recorder.skipped, "inference": self.frames.dropped},
-            sinks=lambda: tuple(outlet.report() for outlet in self.outlets),
-            faults=lambda: getattr(source, "faults", ()),
+            [lane.recorder for lane in self.lanes], lambda: tuple(outlet.report() for outlet in shared)
         )
-        self.watcher = Outlet(_Watcher(self.recorder, on_frame), self.policy, self._sink_ended)
+        self.watcher = Outlet(_Watcher(self.recorder, on_frame), policies, ended)
+        self.outlets = [*(outlet for lane in self.lanes for outlet in lane.outlets), *shared]
+        self.takers = [(*lane.outlets, *shared, self.watcher) for lane in self.lanes]
+        """For each camera, who gets its results."""
         self.warm, self.inferred = threading.Event(), threading.Event()
-        self.inferring: tuple[int, float] | None = None
-        """Id of the frame in the backend, and since when (monotonic seconds)."""
+        self.inferring: tuple[str, float] | None = None
+        """The frame in the backend, and since when (monotonic seconds)."""
         self.failures: list[tuple[str, BaseException]] = []
 
     def run(self) -> RunSummary:
         outlets = [self.watcher, *self.outlets]
+        captures = [
+            self._stage(
+                "capture", partial(self._capture, lane), partial(self.frames.close, lane.index), lane.source.close
+            )
+            for lane in self.lanes
+        ]
         # What a stage releases at its end, the most urgent first.
         finishes = [outlet.finish for outlet in outlets]
-        capture = self._stage("capture", self._capture, self.frames.close, self.source.close)
         infer = self._stage("inference", self._infer, self.frames.close, *finishes, self.warm.set, self.inferred.set)
         finished = False
         try:
-            for thread in (*(outlet.thread for outlet in outlets), infer, capture):
+            for thread in (*(outlet.thread for outlet in outlets), infer, *captures):
                 thread.start()
             while not (self.inferred.is_set() or self.failures):
-                if self.stop.wait(self.limits.inference_s / 4):
+                if self.stop.wait(min(self.limits.inference_s / 4, PULSE_S)):
                     self._wind_down()
-                self._watch_inference()
+                self._watch_stages()
             finished = not self.failures
         finally:
             self._wind_down()
             deadline = time.monotonic() + self.limits.failed_s
-            for thread in (capture, infer):
+            for thread in (*captures, infer):
                 _join(thread, deadline)
             for outlet in outlets:
                 outlet.finish()
@@ -171,23 +194,26 @@ class _Run:
         self._blame_unfinished_sinks()
         if self.failures:
             name, error = self.failures[0]
-            raise _name_stage(name, error) from error
+            raise name_stage(name, error) from error
         return self.recorder.summary()
 
     def _wind_down(self) -> None:
         """Let no more frames in. What the slots hold already goes through to the sinks."""
         self.frames.close()
-        with self._failing("capture"):
-            self.source.close()
+        for lane in self.lanes:
+            with self._failing("capture"):
+                lane.source.close()
 
-    def _watch_inference(self) -> None:
+    def _watch_stages(self) -> None:
         inferring, limit_s = self.inferring, self.limits.inference_s
         if inferring is not None and time.monotonic() - inferring[1] > limit_s:
             error = BackendError(
-                f"frame {inferring[0]} has been in the backend for more than {limit_s:g} s",
+                f"{inferring[0]} has been in the backend for more than {limit_s:g} s",
                 fix="restart the program; if it happens again, try another --backend or look for a fault of the device",
             )
             self.failures.append(("inference", error))
+        if self.on_pulse is not None and self.warm.is_set():
+            self.on_pulse(take_pulse(self.lanes, self.outlets, inferring and inferring[1]), self.recorder)
 
     def _blame_unfinished_sinks(self) -> None:
         stuck = [outlet.sink.spec for outlet in self.outlets if outlet.thread.is_alive()]
@@ -202,7 +228,7 @@ class _Run:
         if outlet.error is None:
             return
         others = [other for other in self.outlets if other is not outlet and other.error is None]
-        if self.policy is Policy.EVERY or outlet is self.watcher or not others:
+        if outlet.keeps_all or outlet is self.watcher or not others:
             self.failures.append(("sinks", outlet.error))
             self.stop.set()
         else:
@@ -215,7 +241,8 @@ class _Run:
                     stack.callback(release)
                 with self._failing(name):
                     work()
-            self.stop.set()
+            if self.failures or self.inferred.is_set():
+                self.stop.set()
 
         # Daemons, so that a driver that never returns cannot keep the process alive.
         return threading.Thread(target=body, name=f"edgeseg-{name}", daemon=True)
@@ -227,42 +254,49 @@ class _Run:
         except BaseException as error:
             self.failures.append((name, error))
 
-    def _capture(self) -> None:
+    def _capture(self, lane: Lane) -> None:
         self.warm.wait()
-        while not self.frames.closed and (frame := self.source.read()) is not None:
-            self.recorder.captured(frame)
-            self.frames.put(frame)
+        self.mark("warm-up", -1)
+        try:
+            lane.capture(self.frames, self.mark)
+        except Exception as error:
+            others = [other for other in self.lanes if other is not lane and other.error is None]
+            if lane.policy is Policy.EVERY or not others:
+                raise
+            lane.error = error
+            _log.warning("%s failed, and the others go on: %s", lane.camera.name, error)
 
     def _infer(self) -> None:
         self.backend.warm_up()
+        self.mark("warm-up", -1)
         self.warm.set()
-        fitter: Fitter | None = None
-        while (frame := self.frames.get()) is not None:
-            size_hw = frame.image_bgr.shape[:2]
-            if fitter is None or fitter.source_hw != size_hw:
-                fitter = Fitter(self.contract, (size_hw[0], size_hw[1]))
-            fitted = fitter.fit(frame.image_bgr)
-            self.inferring = frame.id, time.monotonic()
-            started_ns = time.perf_counter_ns()
-            mask = self.backend.infer(fitted)
-            inference_ms = (time.perf_counter_ns() - started_ns) / 1e6
-            self.inferring = None
-            self._hand_out(Result(frame=frame, mask=fitter.unfit(mask[0]), inference_ms=inference_ms))
-            if self.recorder.frames == self.max_frames or self.failures:
+        while (item := self.frames.get()) is not None:
+            self._segment(self.lanes[item[0]], item[1])
+            if self.failures or (self.max_frames is not None and self.recorder.frames >= self.max_frames):
                 return
 
-    def _hand_out(self, result: Result) -> None:
-        self.recorder.masked(result)
-        for outlet in (*self.outlets, self.watcher):
+    def _segment(self, lane: Lane, frame: Frame) -> None:
+        self.mark("wait", frame.id)
+        fitter = lane.fitter(frame.image_bgr)
+        fitted = fitter.fit(frame.image_bgr)
+        self.mark("fit", frame.id)
+        self.inferring = self._describe(lane, frame), time.monotonic()
+        started_ns = time.perf_counter_ns()
+        mask = self.backend.infer(fitted)
+        inference_ms = (time.perf_counter_ns() - started_ns) / 1e6
+        self.inferring = None
+        self.mark("inference", frame.id)
+        result = Result(frame=frame, mask=fitter.unfit(mask[0]), inference_ms=inference_ms, camera=lane.index)
+        self.mark("unfit", frame.id)
+        lane.recorder.masked(result)
+        for outlet in self.takers[lane.index]:
             outlet.offer(result)
+        self.mark("hand over", frame.id)
+
+    def _describe(self, lane: Lane, frame: Frame) -> str:
+        return f"frame {frame.id}" if len(self.lanes) == 1 else f"frame {frame.id} of {lane.camera.name}"
 
 
 def _join(thread: threading.Thread, deadline_s: float) -> None:
     if thread.ident is not None:
         thread.join(max(0.0, deadline_s - time.monotonic()))
-
-
-def _name_stage(name: str, error: BaseException) -> EdgesegError:
-    if isinstance(error, EdgesegError):
-        return type(error)(f"{name} stage: {error.found}", expected=error.expected, fix=error.fix)
-    return _ERRORS[name](f"{name} stage: {type(error).__name__}: {error}")

@@ -16,6 +16,7 @@ from edgeseg.runtime.frame import Result
 from edgeseg.runtime.pipeline import Stop, run_pipeline
 from edgeseg.runtime.sources import redact
 from edgeseg.runtime.summary import RunRecorder, RunSummary
+from edgeseg.runtime.telemetry import Sampler
 
 SHEET_NAME = "edgeseg-demo.png"
 
@@ -62,7 +63,7 @@ def demo(bundle: str, source: str, seconds: float, folder: Path, json_path: Path
         camera = open_supervised(source)
         stack.callback(camera.close)
         sheet = ContactSheet(opened.contract)
-        with stop_on_signals(stop), LiveLine() as live:
+        with stop_on_signals(stop), LiveLine() as live, Sampler() as sampler:
             clock = _StopAfter(seconds, stop)
 
             def observe(result: Result, recorder: RunRecorder) -> None:
@@ -72,6 +73,8 @@ def demo(bundle: str, source: str, seconds: float, folder: Path, json_path: Path
             summary = run_pipeline(camera, engine, opened.contract, [sheet], stop=stop, on_frame=observe)
         title = f"{opened.name} {engine.precision} on {redact(source)}"
         print_summary(summary, title=title)
+        if told := sampler.describe(frames=summary.frames):
+            console.print(told, soft_wrap=True)
         if summary.confusion:
             console.print(_SELF_TEST)
         sheet_path = folder / SHEET_NAME
@@ -81,6 +84,7 @@ def demo(bundle: str, source: str, seconds: float, folder: Path, json_path: Path
             json_path,
             "demo",
             **describe_run(summary, opened, engine, source),
+            **sampler.document(frames=summary.frames),
             contact_sheet=str(sheet_path),
         )
 
