@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from edgeseg.benchmarks.predict.command import predict
+from edgeseg.benchmarks.predict.command import PUBLISHED_RATIOS, predict
 from edgeseg.benchmarks.predict.devices import DEVICES, PRECISIONS, Device, Precision, find_device
 from edgeseg.benchmarks.predict.graph import count_work, read_work
 from edgeseg.benchmarks.predict.roofline import bound_latency
@@ -97,6 +97,24 @@ def test_bound_is_below_what_nvidia_measured_and_not_absurdly_so(
     page = (Path(__file__).parents[2] / "docs/predict.md").read_text()
     row = f"{bound.bound_ms:.2f} | {bound.uncached_ms:.2f} | {published_ms:.2f} | {published_ms / bound.bound_ms:.1f} |"
     assert row in page, f"docs/predict.md should say: {row}"
+
+
+def test_ratios_that_the_command_tells_are_those_of_the_published_latencies() -> None:
+    bounds_ms = [
+        bound_latency(count_work(resnet(depth, batch)), find_device(device), precision).bound_ms
+        for depth, batch, device, precision, _ in PUBLISHED
+    ]
+    ratios = [published_ms / bound_ms for (*_, published_ms), bound_ms in zip(PUBLISHED, bounds_ms, strict=True)]
+    assert (round(min(ratios), 1), round(max(ratios), 1)) == PUBLISHED_RATIOS
+
+
+@pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES)
+def test_every_device_is_a_row_of_the_page_with_the_figures_that_are_used(device: Device) -> None:
+    page = (Path(__file__).parents[2] / "docs/predict.md").read_text()
+    clock = f"{device.multiprocessors} × {device.gpu_mhz:g}"
+    figures = f"{device.int8_tops:g}|{device.fp16_tflops:g}|{device.memory_gb_s:g}|{clock}|"
+    assert f"|`{device.name}`|{figures}" in page
+    assert device.source in page
 
 
 @pytest.mark.parametrize(("depth", "gmacs", "parameters"), [(18, 1.81, 11.69e6), (50, 4.09, 25.56e6)])
@@ -209,6 +227,7 @@ def test_command_predicts_a_bundle_and_says_that_it_is_a_bound(tiny_bundle: Path
     assert result.exit_code == 0, result.output
     assert "no faster than" in result.output
     assert "neither is a measurement" in result.output
+    assert "2.0 to 3.9 times such a bound" in result.output
     assert "as if all of it ran in INT8" in result.output
     document = json.loads((tmp_path / "out.json").read_text())
     assert document["schema"] == "edgeseg/predict/1"

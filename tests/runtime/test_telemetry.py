@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeseg.runtime.telemetry import Account, Reading, joules_per_frame, parse_line
+from edgeseg.runtime.telemetry.account import describe_figures
 
 # Layouts and figures as published, re-typed. JetPack 6, Orin Nano: NVIDIA's forum and users' logs of L4T R36 (without
 # root there is no clock). JetPack 7.2, AGX Orin: rbonghi/jetson_stats pull request 894. Thor: the same project's
@@ -186,3 +187,19 @@ def test_joules_per_frame_need_power_frames_and_time(
     watts: float | None, frames: int | None, seconds: float | None
 ) -> None:
     assert joules_per_frame(watts, frames=frames, seconds=seconds) is None
+
+
+def test_figures_are_told_in_a_line_as_far_as_they_are_known() -> None:
+    account = Account()
+    account.add(Reading(power_w=9.0, power_rail="VDD_IN", temperatures_c={"gpu": 61.0, "cpu": 55.0}, throttle=()), 0)
+    account.add(Reading(power_w=11.0, power_rail="VDD_IN", temperatures_c={"gpu": 93.4}, throttle=("gpu-throttle",)), 4)
+    assert describe_figures(account.document(frames=100, seconds=5.0)) == (
+        "power 10.0 W mean, 11.0 W at most (VDD_IN), 0.5 J a frame, gpu up to 93 °C, "
+        "clocks held down after 4 s (gpu-throttle)"
+    )
+    silent = Account()
+    silent.add(Reading(gpu_percent=3.0), 0)
+    assert describe_figures(silent.document()) == ""
+    cool = Account()
+    cool.add(Reading(throttle=()), 0)
+    assert describe_figures(cool.document()) == "clocks were not held down"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import stat
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
+from edgeseg.runtime.cli import main
 from edgeseg.runtime.telemetry import Reading, Sampler
 from edgeseg.runtime.telemetry.nvml import Nvml
 from edgeseg.runtime.telemetry.reading import Source
@@ -209,3 +212,28 @@ def test_nvml_gives_what_the_gpu_measures_and_leaves_out_the_rest() -> None:
         throttle=("thermal",),
     )
     assert not library.opened
+
+
+@pytest.mark.parametrize("command", ["run", "demo"])
+def test_run_and_demo_tell_what_the_device_drew(
+    command: str, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_tegrastats(tmp_path, f"while :; do echo '{LINE}'; sleep 0.02; done")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    source = "synthetic://street?size=96x64&fps=25&frames=8"
+    bundle = ["--bundle", str(tiny_bundle), "--out", str(tmp_path)] if command == "demo" else [str(tiny_bundle)]
+    document = tmp_path / "document.json"
+    done = CliRunner().invoke(main, [command, *bundle, "--source", source, "--json", str(document)])
+    assert done.exit_code == 0, done.output
+    assert "power 5.3 W mean, 5.3 W at most (VDD_IN)" in done.output and "J a frame" in done.output
+    telemetry = json.loads(document.read_text())["telemetry"]
+    assert telemetry["power_w"] == {"mean": 5.26, "max": 5.26, "rail": "VDD_IN"}
+    assert telemetry["joules_per_frame"] > 0 and "time_to_throttle_s" not in telemetry
+
+
+def test_the_first_reading_can_be_waited_for_and_none_is_not_waited_for(tmp_path: Path) -> None:
+    with Sampler(lambda: Tegrastats(fake_tegrastats(tmp_path, f"echo '{LINE}'; sleep 60"))) as sampler:
+        reading = sampler.wait(10)
+        assert reading is not None and reading.power_w == 5.263
+    with Sampler(lambda: Tegrastats(fake_tegrastats(tmp_path, "exit 3"))) as silent:
+        assert silent.wait(60) is None

@@ -15,6 +15,8 @@ from edgeseg.runtime.bundle import open_bundle
 from edgeseg.runtime.commands.common import console, json_option, write_document
 
 _SHOWN = 8
+PUBLISHED_RATIOS = (2.0, 3.9)
+"""The least and the most by which latencies that NVIDIA published exceed this bound: docs/predict.md."""
 
 
 @click.command(epilog="Example: edgeseg predict street --device orin-nano-8gb")
@@ -73,5 +75,10 @@ def _print(bound: Bound, remark: str) -> None:
     console.print(
         f"{bound.uncached_ms:.2f} ms if nothing stayed in the caches between kernels; both are computed from public "
         "figures, neither is a measurement",
+        soft_wrap=True,
+    )
+    console.print(
+        "latencies that NVIDIA measured for two networks of dense convolutions are "
+        f"{PUBLISHED_RATIOS[0]:.1f} to {PUBLISHED_RATIOS[1]:.1f} times such a bound",
         soft_wrap=True,
     )

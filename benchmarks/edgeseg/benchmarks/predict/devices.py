@@ -1,4 +1,4 @@
-"""Public figures of devices, gathered on 2026-11-22; docs/predict.md tells how each was checked."""
+"""Public figures of devices, gathered on 2026-11-22; docs/predict.md tells where and how each was read."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ PRECISIONS: tuple[Precision, ...] = ("int8", "fp16")
 # a graph, of which the kernel itself takes 2.9. The least that is published, on a far larger GPU.
 LAUNCH_US = 0.5
 
+_NANO = "https://connecttech.com/ftp/pdf/nvidia_jetson_orin_datasheet.pdf"
+_NX = "https://developer.nvidia.com/downloads/jetson-orin-nx-module-series-data-sheet"
+_AGX = "https://static.generation-robots.com/media/Jetson-AGX-Orin-Data-Sheet.pdf"
 _SUPER = "https://developer.nvidia.com/blog/nvidia-jetson-orin-nano-developer-kit-gets-a-super-boost/"
 _SUPER_MODE = "https://developer.nvidia.com/blog/nvidia-jetpack-6-2-brings-super-mode-to-nvidia-jetson-orin-nano-and-jetson-orin-nx-modules/"
-_ORIN = "https://www.nvidia.com/en-us/autonomous-machines/embedded-systems/jetson-orin/"
 _DLA = "https://github.com/NVIDIA/Deep-Learning-Accelerator-SW"
 _THOR = "https://www.nvidia.com/en-us/autonomous-machines/embedded-systems/jetson-thor/"
 
@@ -67,13 +69,15 @@ def _orin(name: str, title: str, tops: float, gb_s: float, multiprocessors: int,
 
 
 _ALL = (
-    _orin("orin-nano-4gb", "Orin Nano 4GB", 10, 34, 4, 625, _ORIN),
+    _orin("orin-nano-4gb", "Orin Nano 4GB", 10, 34, 4, 625, _NANO),
     _orin("orin-nano-4gb-super", "Orin Nano 4GB, super mode", 17, 51, 4, 1020, _SUPER_MODE),
     _orin("orin-nano-8gb", "Orin Nano 8GB", 20, 68, 8, 635, _SUPER),
     _orin("orin-nano-8gb-super", "Orin Nano 8GB, super mode", 33, 102, 8, 1020, _SUPER),
-    _orin("orin-nx-8gb", "Orin NX 8GB", 25, 102.4, 8, 765, _ORIN),
-    _orin("orin-nx-16gb", "Orin NX 16GB", 30, 102.4, 8, 918, _ORIN),
-    _orin("agx-orin-32gb", "AGX Orin 32GB", 54, 204.8, 14, 930, _ORIN),
+    _orin("orin-nx-8gb", "Orin NX 8GB", 25, 102.4, 8, 765, _NX),
+    _orin("orin-nx-8gb-super", "Orin NX 8GB, super mode", 38, 102.4, 8, 1173, _NX),
+    _orin("orin-nx-16gb", "Orin NX 16GB", 30, 102.4, 8, 918, _NX),
+    _orin("orin-nx-16gb-super", "Orin NX 16GB, super mode", 38, 102.4, 8, 1173, _NX),
+    _orin("agx-orin-32gb", "AGX Orin 32GB", 54, 204.8, 14, 939, _AGX),
     _orin("agx-orin-64gb", "AGX Orin 64GB", 85.5, 204.8, 16, 1300.5, _DLA),
     Device(
         name="agx-thor",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from edgeseg.runtime.telemetry.reading import Reading
@@ -99,6 +100,28 @@ def joules_per_frame(mean_power_w: float | None, *, frames: int | None, seconds:
     if mean_power_w is None or not frames or not seconds:
         return None
     return mean_power_w * seconds / frames
+
+
+def describe_figures(figures: Mapping[str, Any]) -> str:
+    """Return `Account.document`'s figures in one line for a person, as far as they are known."""
+    parts = []
+    power = figures.get("power_w", {})
+    if "max" in power:
+        mean = f"{power['mean']:.1f} W mean, " if "mean" in power else ""
+        parts.append(f"power {mean}{power['max']:.1f} W at most ({power['rail']})")
+    if "joules_per_frame" in figures:
+        parts.append(f"{figures['joules_per_frame']:.3g} J a frame")
+    heat = figures.get("temperature_c", {})
+    if heat:
+        hottest = max(heat, key=heat.__getitem__)
+        parts.append(f"{hottest} up to {heat[hottest]:.0f} °C")
+    if figures.get("throttled"):
+        parts.append(
+            f"clocks held down after {figures['time_to_throttle_s']:.0f} s ({', '.join(figures['throttled'])})"
+        )
+    elif "throttled" in figures:
+        parts.append("clocks were not held down")
+    return ", ".join(parts)
 
 
 def _round(value: float | None, digits: int = 2) -> float | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from edgeseg.runtime.telemetry.account import Account
+from edgeseg.runtime.telemetry.account import Account, describe_figures
 from edgeseg.runtime.telemetry.nvml import Nvml
 from edgeseg.runtime.telemetry.reading import Reading, Source
 from edgeseg.runtime.telemetry.tegrastats import Tegrastats
@@ -41,6 +41,8 @@ class Sampler:
         self._source: Source | None = None
         self._thread: threading.Thread | None = None
         self._started_s = self._stopped_s = 0.0
+        self._settled = threading.Event()
+        """Whether a reading came, or will not come any more."""
         self.latest: Reading | None = None
         self.problem: str | None = None
         """Why there are no readings, or no more of them; None while all is well."""
@@ -58,6 +60,12 @@ class Sampler:
             return
         self._thread = threading.Thread(target=self._sample, args=(self._source,), name="telemetry", daemon=True)
         self._thread.start()
+
+    def wait(self, timeout_s: float) -> Reading | None:
+        """Wait for the first reading, and return the latest; None if none came in time, or none will come."""
+        if self._thread is not None:
+            self._settled.wait(timeout_s)
+        return self.latest
 
     def stop(self) -> None:
         """End sampling, its process and its thread; safe to call twice."""
@@ -77,9 +85,12 @@ class Sampler:
                 with self._lock:
                     self._account.add(reading, self._clock())
                 self.latest = reading
+                self._settled.set()
         except Exception as error:  # a driver that fails must not take the run with it
             self.problem = f"{source.name}: {error}"
             return
+        finally:
+            self._settled.set()
         if self._source is not None:
             self.problem = f"{source.name} ended by itself"
 
@@ -93,6 +104,10 @@ class Sampler:
             if not self._account.readings:
                 return {}
             return {"telemetry": self._account.document(frames=frames, seconds=seconds)}
+
+    def describe(self, *, frames: int | None = None) -> str:
+        """Return the same for a person, in one line; empty if the device tells nothing that a person would read."""
+        return describe_figures(self.document(frames=frames).get("telemetry", {}))
 
     def __enter__(self) -> Sampler:
         self.start()
