@@ -14,9 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgeseg.benchmarks.commands import bench
-from edgeseg.benchmarks.document import LINES, SCENARIOS, Document, published_schema, read_document
+from edgeseg.benchmarks.document import LINES, SCENARIOS, Document, published_schema
 from edgeseg.benchmarks.errors import BenchmarkError
 from edgeseg.benchmarks.process import Subject, start_process
+from edgeseg.benchmarks.reading import read_document
 from edgeseg.benchmarks.versus import LEAST_ROUNDS, SLICE_FRAMES, Versus, verdict
 
 SOURCE = "synthetic://street?size=128x96&fps=25"
@@ -25,6 +26,7 @@ LINES_OF = {
     "single-stream": {"inference_ms", "whole_path_ms"},
     "multi-stream": {"inference_ms", "whole_path_ms", "query_ms"},
     "offline": {"inference_ms", "whole_path_ms"},
+    "server": {"inference_ms", "whole_path_ms", "response_ms"},
     "live": {"inference_ms", "frame_age_ms", "overhead_ms"},
     "cold": {"load_ms", "first_inference_ms", "first_mask_ms"},
 }
@@ -41,7 +43,20 @@ def runs(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     found: dict[str, Document] = {}
     for scenario in SCENARIOS:
         path = folder / f"{scenario}.json"
-        words = ("--scenario", scenario, "--duration", "0.5", "--threads", "1", "--source", SOURCE, "--json", path)
+        words: tuple[str | Path, ...] = (
+            "--scenario",
+            scenario,
+            "--duration",
+            "0.5",
+            "--threads",
+            "1",
+            "--source",
+            SOURCE,
+            "--json",
+            path,
+        )
+        if scenario == "server":
+            words += ("--rate", "40")
         result = run_bench(tiny_bundle, *words)
         assert result.exit_code == 0, result.output
         jsonschema.validate(json.loads(path.read_text()), published_schema("bench"))
@@ -56,6 +71,24 @@ def test_scenario_gives_its_lines_and_no_other(runs: dict[str, Document], scenar
     assert all(line.what == LINES[name] for name, line in run.lines.items())
     assert (run.scenario, run.precision, run.backend, run.threads) == (scenario, "fp32", "ort", 1)
     assert (run.input_size, run.source_size) == ((64, 96), (96, 128))
+
+
+def test_server_waits_for_frames_that_arrive_at_random(runs: dict[str, Document]) -> None:
+    run = runs["server"]
+    assert run.response_ms is not None and run.whole_path_ms is not None and run.loadgen is not None
+    assert run.response_ms.count == run.whole_path_ms.count == run.frames
+    assert np.all(run.response_ms.samples_ms >= run.whole_path_ms.samples_ms)
+    # Half a second at forty a second, drawn from Poisson's distribution.
+    assert 5 <= run.frames <= 45
+    assert run.loadgen.percentile == 99 and run.loadgen.samples_per_second is not None
+    assert run.loadgen.latency_ms is not None
+    # LoadGen counts from the moment that was drawn, so it has what its own thread was late.
+    assert run.loadgen.latency_ms >= run.response_ms.p99 * 0.98
+    assert "Poisson arrivals, 40 a second" in run.timing_policy.generator
+
+
+def test_server_s_words_with_another_scenario_are_wrong_usage(tiny_bundle: Path) -> None:
+    assert run_bench(tiny_bundle, "--rate", "5").exit_code == 2
 
 
 @pytest.mark.parametrize("scenario", ["single-stream", "multi-stream", "offline"])

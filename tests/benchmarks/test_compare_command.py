@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from edgeseg.benchmarks.commands import compare
+from edgeseg.benchmarks.compare_command import compare
 from edgeseg.benchmarks.errors import BenchmarkError
 from edgeseg.benchmarks.report import COLOURS
+from edgeseg.runtime.bundle import open_bundle, write_bundle
+from edgeseg.runtime.manifest import Golden
 
 MakeRun = Callable[..., dict[str, Any]]
 
@@ -33,6 +35,26 @@ def run_compare(tmp_path: Path) -> Callable[..., Result]:
         return CliRunner().invoke(compare, [str(word) for word in (*paths, *words)])
 
     return run
+
+
+@pytest.fixture
+def device_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """The tiny bundle with an FP16 graph, which computes the same."""
+    folder, manifest = tmp_path / "device", open_bundle(tiny_bundle).manifest
+    shutil.copytree(tiny_bundle, folder)
+    (folder / "manifest.json").unlink()
+    shutil.copy(folder / "model.fp32.onnx", folder / "model.fp16.onnx")
+    stage = manifest.stages["fp32"]
+    golden = Golden(frames=manifest.golden.frames, agreement={"fp32": 1.0, "fp16": 1.0})
+    write_bundle(
+        folder,
+        name="yard",
+        contract=manifest.contract,
+        stages={"fp32": stage, "fp16": stage},
+        golden=golden,
+        provenance=manifest.provenance,
+    )
+    return folder
 
 
 def test_alike_runs_are_compared_by_the_ratio_of_medians(
@@ -93,6 +115,65 @@ def test_runs_without_a_line_in_common_are_refused_even_by_force(
     result = run_compare(make_run(), cold, "--force")
     assert isinstance(result.exception, BenchmarkError)
     assert "no line in common" in str(result.exception)
+
+
+def test_whole_runs_are_compared_by_rate_energy_and_accuracy(
+    make_run: MakeRun, run_compare: Callable[..., Result], tmp_path: Path
+) -> None:
+    html, out = tmp_path / "report.html", tmp_path / "out.json"
+    base, other = make_run(10.0, frames_per_joule=4.0), make_run(20.0, frames_per_joule=6.0, seed=1)
+    result = run_compare(base, other, "--json", out, "--html", html)
+    assert result.exit_code == 0, result.output
+    figures = json.loads(out.read_text())["figures"]
+    assert figures["fps"] == {"base": 100.0, "other": 50.0, "ratio": 0.5}
+    assert figures["frames_per_joule"] == {"base": 4.0, "other": 6.0, "ratio": 1.5}
+    # 70.5 points in about ten and twenty milliseconds.
+    assert figures["miou_per_ms"]["base"] == pytest.approx(7.05, rel=0.05)
+    assert figures["miou_per_ms"]["ratio"] == pytest.approx(0.5, rel=0.05)
+    assert "frames a joule: 4 and 6, 1.50x" in result.output
+    assert "frames a joule" in html.read_text()
+
+
+def test_energy_that_one_run_lacks_is_not_compared(make_run: MakeRun, run_compare: Callable[..., Result]) -> None:
+    result = run_compare(make_run(frames_per_joule=4.0), make_run())
+    assert result.exit_code == 0
+    assert "joule" not in result.output
+
+
+def test_roofline_stands_beside_what_was_measured(
+    make_run: MakeRun, run_compare: Callable[..., Result], device_bundle: Path, tmp_path: Path
+) -> None:
+    sha256 = open_bundle(device_bundle).manifest_sha256
+    html, out = tmp_path / "report.html", tmp_path / "out.json"
+    runs = [
+        make_run(ms, precision="fp16", bundle__manifest_sha256=sha256, environment={"device": "Orin"}) for ms in (10, 5)
+    ]
+    words = ("--bundle", device_bundle, "--base-device", "orin-nano-8gb", "--other-device", "agx-orin-64gb")
+    result = run_compare(*runs, *words, "--html", html, "--json", out)
+    assert result.exit_code == 0, result.output
+    roofs = json.loads(out.read_text())["rooflines"]
+    assert [roof["device"] for roof in roofs] == ["Jetson Orin Nano 8GB", "Jetson AGX Orin 64GB"]
+    for roof, run in zip(roofs, runs, strict=True):
+        assert roof["line"] == "inference_ms" and roof["measured_ms"] == round(run["inference_ms"]["p50"], 4)
+        assert 0 < roof["bound_ms"] <= roof["uncached_ms"] < roof["measured_ms"]
+        assert roof["share"] == pytest.approx(roof["bound_ms"] / roof["measured_ms"], abs=1e-3)
+    assert "Roofline beside measurement" in html.read_text()
+
+
+@pytest.mark.parametrize(
+    "changes, problem",
+    [
+        ({"precision": "fp16"}, "is not what desktop measured"),
+        ({"precision": "int8-cpu"}, "desktop ran in int8-cpu: it has no roofline"),
+    ],
+)
+def test_roofline_of_another_network_or_precision_is_refused(
+    make_run: MakeRun, run_compare: Callable[..., Result], device_bundle: Path, changes: dict[str, Any], problem: str
+) -> None:
+    words = ("--bundle", device_bundle, "--base-device", "orin-nano-8gb")
+    result = run_compare(make_run(**changes), make_run(**changes), *words)
+    assert isinstance(result.exception, BenchmarkError)
+    assert problem in str(result.exception)
 
 
 def test_what_a_reader_must_know_is_said(make_run: MakeRun, run_compare: Callable[..., Result]) -> None:

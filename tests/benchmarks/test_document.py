@@ -24,10 +24,10 @@ from edgeseg.benchmarks.document import (
     make_schema,
     pack_samples,
     published_schema,
-    read_document,
     unpack_samples,
 )
 from edgeseg.benchmarks.errors import BenchmarkError
+from edgeseg.benchmarks.reading import read_document
 from edgeseg.benchmarks.statistics import Samples
 from edgeseg.benchmarks.versus import Versus
 
@@ -80,7 +80,7 @@ def packed(values: list[float]) -> str:
     "field, value, told",
     [
         ("schema", "edgeseg/run/1", "edgeseg/bench/1"),
-        ("scenario", "server", "scenario"),
+        ("scenario", "swarm", "scenario"),
         ("surprise", 1, "surprise"),
         ("bundle__manifest_sha256", "none", "manifest_sha256"),
         ("inference_ms__count", 399, "not 399"),

@@ -1,4 +1,4 @@
-"""`edgeseg bench` and `edgeseg compare`."""
+"""`edgeseg bench`."""
 
 from __future__ import annotations
 
@@ -9,22 +9,18 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from edgeseg.benchmarks.comparison import (
-    LineComparison,
-    compare_lines,
-    comparison_document,
-    find_differences,
-    find_remarks,
-)
-from edgeseg.benchmarks.document import SCENARIOS, Document, Line, Scenario, read_document
-from edgeseg.benchmarks.errors import BenchmarkError
+from edgeseg.benchmarks.comparison import find_remarks
+from edgeseg.benchmarks.document import SCENARIOS, Document, Line, Scenario
+from edgeseg.benchmarks.loadgen_rules import Arrivals
 from edgeseg.benchmarks.measure import measure
+from edgeseg.benchmarks.profile import profile_source
 from edgeseg.benchmarks.trtexec import choose_precision, import_times, trtexec_lines
 from edgeseg.benchmarks.versus import Contender, Side, Versus, measure_versus, verdict
 from edgeseg.runtime.backends import BACKENDS
 from edgeseg.runtime.bundle import open_bundle
 from edgeseg.runtime.commands.common import console, json_option, progress, write_document
 from edgeseg.runtime.manifest import PRECISIONS
+from edgeseg.runtime.profile import check_folder
 
 _PRECISION = click.Choice(["auto", *PRECISIONS])
 
@@ -36,8 +32,8 @@ _PRECISION = click.Choice(["auto", *PRECISIONS])
     type=click.Choice(SCENARIOS),
     default="single-stream",
     show_default=True,
-    help="MLPerf's single-stream, multi-stream and offline, by LoadGen; live (a paced camera, frame age); cold (fresh "
-    "processes).",
+    help="MLPerf's single-stream, multi-stream, offline and server, by LoadGen; live (a paced camera, frame age); cold "
+    "(fresh processes).",
 )
 @click.option(
     "--duration",
@@ -60,6 +56,19 @@ _PRECISION = click.Choice(["auto", *PRECISIONS])
     metavar="S",
     help="Where frames come from: all of them live, else the first sixteen, held in memory.",
 )
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="FPS",
+    help=f"Of server: how many frames arrive a second, at random moments; default {Arrivals.rate:g}.",
+)
+@click.option(
+    "--bound",
+    "bound_ms",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MS",
+    help=f"Of server: what 99 of 100 responses should not exceed; default {Arrivals.bound_ms:g}.",
+)
 @click.option("--against", metavar="B", help="Measure BUNDLE and B in turns, single-stream, and give the times' ratio.")
 @click.option("--against-precision", type=_PRECISION, help="B's graph; default what --precision says.")
 @click.option(
@@ -72,6 +81,13 @@ _PRECISION = click.Choice(["auto", *PRECISIONS])
     metavar="FILE",
     help="Take the times from what trtexec --exportTimes wrote here, instead of measuring.",
 )
+@click.option(
+    "--profile",
+    "profile_path",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Then also tell where the time goes, by stage and by operator or layer, and write a Perfetto trace to DIR.",
+)
 @json_option
 def bench(
     bundle: str,
@@ -81,22 +97,31 @@ def bench(
     backend: str,
     threads: int | None,
     source: str,
+    rate: float | None,
+    bound_ms: float | None,
     against: str | None,
     against_precision: str | None,
     print_trtexec: bool,
     times_path: Path | None,
+    profile_path: Path | None,
     json_path: Path | None,
 ) -> None:
     """Measure BUNDLE (a path or a shipped model's name), with an interval for every figure.
 
-    `inference_ms` and `whole_path_ms` are separate lines: the one from the fitted frame to its mask, copies included,
-    the other with fitting and unfitting.
+    `backend_ms`, `inference_ms` and `whole_path_ms` are separate lines: the network by the engine's own clock, where it
+    has one; from the fitted frame to its mask, copies included; with fitting and unfitting.
     """
+    if scenario != "server" and (rate is not None or bound_ms is not None):
+        raise click.UsageError("--rate and --bound are for --scenario server")
+    if profile_path is not None and (against is not None or print_trtexec or times_path is not None):
+        raise click.UsageError("--profile looks into one bundle that is measured here")
     if print_trtexec or times_path is not None:
         if scenario != "single-stream" or against is not None:
             raise click.UsageError("trtexec measures --scenario single-stream, one bundle at a time")
         _bridge_trtexec(bundle, precision, duration_s, times_path, json_path)
         return
+    if profile_path is not None:
+        check_folder(profile_path)
     if against is None:
         if against_precision is not None:
             raise click.UsageError("--against-precision needs --against")
@@ -109,9 +134,14 @@ def bench(
                 precision=precision,
                 threads=threads,
                 source=source,
+                arrivals=Arrivals(rate=rate or Arrivals.rate, bound_ms=bound_ms or Arrivals.bound_ms),
             )
         _print_run(found)
         _write(json_path, found)
+        if profile_path is not None:
+            profile_source(
+                bundle, profile_path, backend=found.backend, precision=found.precision, threads=threads, source=source
+            )
         return
     if scenario != "single-stream":
         raise click.UsageError("--against takes turns frame by frame, which is --scenario single-stream")
@@ -126,48 +156,6 @@ def bench(
         )
     _print_versus(versus)
     _write(json_path, versus)
-
-
-@click.command(epilog="Example: edgeseg compare desktop.json jetson.json --html report.html")
-@click.argument("base", type=click.Path(path_type=Path))
-@click.argument("other", type=click.Path(path_type=Path))
-@click.option(
-    "--html",
-    "html_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Write the comparison as one self-contained page.",
-)
-@click.option("--force", is_flag=True, help="Compare what is not comparable; the report is watermarked.")
-@json_option
-def compare(base: Path, other: Path, html_path: Path | None, force: bool, json_path: Path | None) -> None:
-    """Compare two runs that `edgeseg bench --json` wrote.
-
-    Refuses, and names the field, if bundle, input size, scenario or timing policy differ.
-    """
-    mine, theirs = read_document(base), read_document(other)
-    differences = find_differences(mine, theirs)
-    if differences and not force:
-        raise BenchmarkError(
-            "the runs differ in " + ", ".join(map(str, differences)),
-            fix="measure both alike, or compare them with --force and a watermark",
-        )
-    lines = compare_lines(mine, theirs)
-    if not lines:
-        raise BenchmarkError("the runs have no line in common", fix="measure both with the same --scenario")
-    names = (base.stem, other.stem) if base.stem != other.stem else (f"{base.stem} (base)", f"{other.stem} (other)")
-    for difference in differences:
-        console.print(f"NOT COMPARABLE, forced: {difference}", style="bold red", markup=False)
-    _print_comparison(lines, names)
-    for name, run in zip(names, (mine, theirs), strict=True):
-        for remark in find_remarks(run):
-            console.print(f"{name}: {remark}", markup=False)
-    if html_path is not None:
-        from edgeseg.benchmarks.report import write_report
-
-        write_report(html_path, mine, theirs, lines, differences, names=names)
-        console.print(f"report: {html_path}", markup=False, soft_wrap=True)
-    write_document(json_path, "compare", **comparison_document(mine, theirs, lines, differences))
 
 
 def _bridge_trtexec(
@@ -233,19 +221,3 @@ def _print_lines(title: str, lines: dict[str, Line]) -> None:
 
 def _format(value_ms: float) -> str:
     return f"{value_ms:.0f}" if value_ms >= 100 else f"{value_ms:.3g}"
-
-
-def _print_comparison(lines: list[LineComparison], names: tuple[str, str]) -> None:
-    table = Table(title=Text(f"{names[1]} over {names[0]}"), title_justify="left")
-    for column in ("line", *names, "ratio of medians", "95 % interval"):
-        table.add_column(column, justify="left" if column == "line" else "right")
-    for line in lines:
-        ratio = line.ratio
-        table.add_row(
-            line.name,
-            f"{line.base['p50']:.3f} ms",
-            f"{line.other['p50']:.3f} ms",
-            f"{ratio.value:.3f}" if ratio else "too few samples",
-            f"{ratio.low:.3f} to {ratio.high:.3f}" if ratio else "",
-        )
-    console.print(table)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from edgeseg.benchmarks.document import Document, TimingPolicy
+from edgeseg.benchmarks.roof import Roof
 from edgeseg.benchmarks.statistics import Estimate, estimate_ratio
 
 FIGURES = ("p50", "p90", "p95", "p99", "p99_9", "max")
@@ -34,6 +36,25 @@ class LineComparison:
     """Figures that both have, in `FIGURES`' order."""
     ratio: Estimate | None
     """Median of the other run over that of the base; None where the samples are too few."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A figure of a whole run, of both runs."""
+
+    name: str
+    what: str
+    base: float
+    other: float
+
+    @property
+    def ratio(self) -> float | None:
+        return self.other / self.base if self.base else None
+
+    def document(self) -> dict[str, float]:
+        """Return the fields as JSON's types."""
+        found = {"base": self.base, "other": self.other, "ratio": self.ratio}
+        return {name: round(value, 6) for name, value in found.items() if value is not None}
 
 
 def find_differences(base: Document, other: Document) -> list[Difference]:
@@ -75,8 +96,36 @@ def compare_lines(base: Document, other: Document) -> list[LineComparison]:
     return found
 
 
+def compare_figures(base: Document, other: Document) -> list[Figure]:
+    """Return the figures of a whole run that both have."""
+    found = []
+    for name, (what, value) in _FIGURES.items():
+        mine, theirs = value(base), value(other)
+        if mine is not None and theirs is not None:
+            found.append(Figure(name=name, what=what, base=mine, other=theirs))
+    return found
+
+
+def find_accuracy_rate(document: Document) -> float | None:
+    """Return points of mIoU a millisecond of the whole path, or of frame age; None where either is not known."""
+    line = document.whole_path_ms or document.frame_age_ms
+    return None if line is None or document.miou is None or not line.p50 else document.miou / line.p50
+
+
+_FIGURES: dict[str, tuple[str, Callable[[Document], float | None]]] = {
+    "fps": ("frames a second", lambda document: document.fps),
+    "frames_per_joule": ("frames a joule", lambda document: document.frames_per_joule),
+    "miou_per_ms": ("points of mIoU a millisecond", find_accuracy_rate),
+}
+
+
 def comparison_document(
-    base: Document, other: Document, lines: list[LineComparison], differences: list[Difference]
+    base: Document,
+    other: Document,
+    lines: list[LineComparison],
+    figures: list[Figure],
+    roofs: list[Roof],
+    differences: list[Difference],
 ) -> dict[str, Any]:
     """Return the comparison as JSON's types."""
     return {
@@ -91,6 +140,8 @@ def comparison_document(
             }
             for line in lines
         },
+        "figures": {figure.name: figure.document() for figure in figures},
+        "rooflines": [roof.document() for roof in roofs],
     }
 
 

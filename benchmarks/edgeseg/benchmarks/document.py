@@ -10,28 +10,26 @@ import binascii
 import json
 import zlib
 from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgeseg.benchmarks.drift import find_drift
-from edgeseg.benchmarks.errors import BenchmarkError
 from edgeseg.benchmarks.statistics import PERCENTILES, Estimate, Samples, estimate_percentiles, percentile
 
 SCHEMA: Literal["edgeseg/bench/1"] = "edgeseg/bench/1"
 MAX_SAMPLES = 1 << 26
-_MAX_DOCUMENT_BYTES = 1 << 30
 
-Scenario = Literal["single-stream", "multi-stream", "offline", "live", "cold"]
-SCENARIOS: tuple[Scenario, ...] = ("single-stream", "multi-stream", "offline", "live", "cold")
+Scenario = Literal["single-stream", "multi-stream", "offline", "server", "live", "cold"]
+SCENARIOS: tuple[Scenario, ...] = ("single-stream", "multi-stream", "offline", "server", "live", "cold")
 
 LINES = {
     "backend_ms": "backend only: the engine's own time for the network, without copies",
     "inference_ms": "backend + transfers: fitted frame in host memory to mask in host memory",
     "whole_path_ms": "whole path: the source's frame in memory to the mask at the source's resolution",
     "query_ms": "whole path of a query's eight frames",
+    "response_ms": "a frame's arrival to the mask at the source's resolution, waiting for its turn included",
     "frame_age_ms": "capture to the mask at the source's resolution",
     "overhead_ms": "frame age less inference",
     "load_ms": "bundle opened and verified, engine ready",
@@ -161,12 +159,29 @@ class WarmUp(Part):
     """Whether the rule was met; otherwise the warm-up ended at its limit."""
 
 
+class GpuMoment(Part):
+    """The GPU at one time."""
+
+    name: str | None = None
+    driver: str | None = None
+    """The driver's version; of a Jetson the release of L4T."""
+    mhz: float | None = None
+    memory_mhz: float | None = None
+    max_mhz: float | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    """What the driver holds it to: a PC's power mode."""
+    memory_used_mib: float | None = None
+
+
 class Moment(Part):
     """The machine at one time. What cannot be read is absent."""
 
     clocks_mhz: tuple[float, ...] | None = None
     temperatures_c: dict[str, float] | None = None
     load_1m: float | None = None
+    gpu: GpuMoment | None = None
 
 
 class Surroundings(Part):
@@ -190,6 +205,7 @@ class LoadGen(Part):
     latency_ms: Milliseconds | None = None
     """At the scenario's percentile, over whole paths."""
     samples_per_second: Annotated[float, Field(gt=0)] | None = None
+    """Of offline; of server, those that were completed."""
 
 
 class Document(Part):
@@ -216,11 +232,16 @@ class Document(Part):
     dropped: int | None = Field(default=None, ge=0)
     fps: Annotated[float, Field(gt=0)] | None = None
     """Whole paths a second, over the run's time."""
+    telemetry: dict[str, Any] | None = None
+    """Power, heat, clocks and throttling of the device during the run, where it tells them."""
+    frames_per_joule: Annotated[float, Field(gt=0)] | None = None
+    """`fps` over the mean power of the run, its warm-up included."""
     loadgen: LoadGen | None = None
     backend_ms: Line | None = None
     inference_ms: Line | None = None
     whole_path_ms: Line | None = None
     query_ms: Line | None = None
+    response_ms: Line | None = None
     frame_age_ms: Line | None = None
     overhead_ms: Line | None = None
     load_ms: Line | None = None
@@ -256,28 +277,6 @@ def unpack_samples(packed: str, count: int) -> Samples:
     if not (np.isfinite(samples).all() and (samples >= 0).all()):
         raise ValueError("a sample is not a time")
     return samples
-
-
-def read_document(path: Path) -> Document:
-    """Read a run that `edgeseg bench --json` wrote. Raises `BenchmarkError`, one line, for anything else."""
-    fix = "name a file that `edgeseg bench --json` wrote"
-    try:
-        if path.stat().st_size > _MAX_DOCUMENT_BYTES:
-            raise BenchmarkError(f"{path} is too large", expected=f"at most {_MAX_DOCUMENT_BYTES} bytes", fix=fix)
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise BenchmarkError(f"cannot read {path}: {error.strerror}", fix=fix) from error
-    except (ValueError, RecursionError) as error:
-        raise BenchmarkError(f"{path} is not JSON: {error}", fix=fix) from error
-    schema = found.get("schema") if isinstance(found, dict) else None
-    if schema != SCHEMA:
-        raise BenchmarkError(f"{path} has schema {schema!r}", expected=SCHEMA, fix=fix)
-    try:
-        return Document.model_validate_json(json.dumps(found))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BenchmarkError(f"{path}: {where}: {first['msg']}", fix="run `edgeseg bench` again") from None
 
 
 def make_schema(kind: str, model: type[Part]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The parent's side of `edgeseg.benchmarks.worker`."""
+"""The parent's side of `edgeseg.benchmarks.worker`, and of any other process that speaks its way."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,18 +22,20 @@ class Subject:
     """A path, or a shipped model's name."""
     backend: str
     precision: str
-    threads: int
+    threads: int | None
+    """None where the engine has none to choose."""
     source: str
 
 
 class Process:
-    """A fresh process that holds a subject. Every method raises `BenchmarkError` for what went wrong in it."""
+    """A fresh process that holds what is measured. Every method raises `BenchmarkError` for what went wrong in it."""
 
-    def __init__(self, subject: Subject, child: subprocess.Popen[str]) -> None:
-        self._subject, self._child = subject, child
+    def __init__(self, name: str, child: subprocess.Popen[str]) -> None:
+        self._name, self._child = name, child
         self.pid = child.pid
         self.first = self._answer()
-        """`load_ms`, `first_inference_ms`, `first_mask_ms` and `source_size`."""
+        """What it says of itself once it is ready; a worker's `load_ms`, `first_inference_ms`, `first_mask_ms` and
+        `source_size`."""
 
     def do(self, what: str, **order: Any) -> dict[str, Any]:
         """Have the worker's method `what` run, and return its answer."""
@@ -48,10 +50,13 @@ class Process:
         if not line:
             status = self._child.wait()
             raise BenchmarkError(
-                f"the process that measures {self._subject.bundle} ended with status {status}",
+                f"the process that measures {self._name} ended with status {status}",
                 fix="see its own message above; a status below zero is the signal that ended it",
             )
-        found: dict[str, Any] = json.loads(line)
+        try:
+            found: dict[str, Any] = json.loads(line)
+        except ValueError:
+            raise BenchmarkError(f"the process that measures {self._name} answers {line.strip()!r:.80}") from None
         if "missing" in found:
             raise ModuleNotFoundError(f"No module named {found['missing']!r}", name=found["missing"])
         if "error" in found:
@@ -62,12 +67,30 @@ class Process:
 
 @contextmanager
 def start_process(subject: Subject) -> Iterator[Process]:
-    """Start a process for the block; its first mask is ready when the block begins."""
+    """Start a worker for the block; its first mask is ready when the block begins."""
     order = {**subject.__dict__, "started_ns": time.monotonic_ns()}
     command = [sys.executable, "-m", "edgeseg.benchmarks.worker", json.dumps(order)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+    with start_command(subject.bundle, command) as process:
+        yield process
+
+
+@contextmanager
+def start_command(
+    name: str, command: Sequence[str], *, environment: Mapping[str, str] | None = None
+) -> Iterator[Process]:
+    """Start `command`, called `name` in errors, for the block; it has given its first answer when the block begins.
+
+    Raises `BenchmarkError` if it cannot be started.
+    """
+    try:
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    except OSError as error:
+        raise BenchmarkError(
+            f"cannot start {command[0]}: {error.strerror}", fix=f"set up what measures {name}"
+        ) from error
+    with child:
         try:
-            yield Process(subject, child)
+            yield Process(name, child)
         except BaseException:
             child.kill()
             raise

@@ -10,18 +10,20 @@ from typing import Any
 import jinja2
 import numpy as np
 from bokeh.embed import components
-from bokeh.models import FixedTicker, HoverTool, Range1d
+from bokeh.models import FactorRange, FixedTicker, HoverTool, Range1d
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
-from edgeseg.benchmarks.comparison import Difference, LineComparison, find_remarks
-from edgeseg.benchmarks.document import Document
+from edgeseg.benchmarks.comparison import Difference, Figure, LineComparison, find_remarks
+from edgeseg.benchmarks.document import Document, Surroundings
 from edgeseg.benchmarks.errors import BenchmarkError
+from edgeseg.benchmarks.roof import Roof
 from edgeseg.benchmarks.statistics import Samples
 from edgeseg.runtime.files import write_bytes
 
 COLOURS = ("#0072b2", "#d55e00")
 """Told apart by colour-blind readers (Okabe and Ito); on grey paper the dashes do it."""
+_BARS = {"bound": "#009e73", "bound without caches": "#56b4e9", "measured": "#cc79a7"}
 _DASHES = ("solid", "dashed")
 _MARKERS = ("circle", "x")
 _WIDTH, _HEIGHT = 680, 300  # fits an A4 page at 96 dots an inch
@@ -41,6 +43,8 @@ def write_report(
     base: Document,
     other: Document,
     lines: list[LineComparison],
+    compared: list[Figure],
+    roofs: list[Roof],
     differences: list[Difference],
     *,
     names: tuple[str, str],
@@ -57,6 +61,11 @@ def write_report(
             (f"Course of {line.name}", "Each frame in its turn; a run that is evenly thinned where it is long.",
              _draw_course(pair, names))
         )  # fmt: skip
+    if roofs:
+        figures.append(
+            ("Roofline beside measurement", "What the device's public figures allow at best, which is computed, beside "
+             "the median that was measured.", _draw_roofs(roofs))
+        )  # fmt: skip
     script, divs = components([drawn for _, _, drawn in figures])
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         (resources.files("edgeseg.benchmarks") / "templates" / "report.html").read_text()
@@ -67,6 +76,8 @@ def write_report(
         names=names,
         colours=COLOURS,
         lines=lines,
+        compared=compared,
+        roofs=roofs,
         differences=[str(difference) for difference in differences],
         plots=[_Plot(title=t, note=n, div=div) for (t, n, _), div in zip(figures, divs, strict=True)],
         facts=_list_facts(base, other),
@@ -124,6 +135,18 @@ def _draw_course(pair: tuple[Samples, Samples], names: tuple[str, str]) -> Any:
     return plot
 
 
+def _draw_roofs(roofs: list[Roof]) -> Any:
+    """A group of bars for each run: the bound, the roofline without caches, the median that was measured."""
+    kinds = ("bound", "bound without caches", "measured")
+    bars = [(f"{roof.run}, {roof.device}", kind) for roof in roofs for kind in kinds]
+    heights = [value for roof in roofs for value in (roof.bound_ms, roof.uncached_ms, roof.measured_ms)]
+    plot = _new_figure("", "milliseconds", x_range=FactorRange(factors=bars))
+    plot.vbar(x=bars, top=heights, width=0.8, color=[_BARS[kind] for _, kind in bars])
+    plot.y_range.start = 0
+    plot.xaxis.major_label_orientation = 0.5
+    return plot
+
+
 def _new_figure(x_axis_label: str, y_axis_label: str, **options: Any) -> Any:
     plot = figure(
         width=_WIDTH,
@@ -148,7 +171,8 @@ def _list_facts(base: Document, other: Document) -> list[tuple[str, str, str]]:
 
 def _flatten(document: Document) -> dict[str, str]:
     environment = document.environment
-    surroundings = document.surroundings
+    surroundings, telemetry = document.surroundings, document.telemetry or {}
+    power_w, throttled = telemetry.get("power_w", {}).get("mean"), telemetry.get("throttled")
     facts: dict[str, Any] = {
         "measured": document.started,
         "manifest sha256": document.bundle.manifest_sha256[:16],
@@ -157,9 +181,7 @@ def _flatten(document: Document) -> dict[str, str]:
         "threads": document.threads,
         "frames": document.frames,
         "dropped": document.dropped,
-        "frames a second": None if document.fps is None else f"{document.fps:.2f}",
         "mIoU, of the bundle's manifest": None if document.miou is None else f"{document.miou:.2f} %",
-        "mIoU points a millisecond": _accuracy_rate(document),
         "LoadGen": document.loadgen and f"{document.loadgen.version}: {document.loadgen.result}",
         **{name.replace("_", " "): environment.get(name) for name in ("device", "system", "cores", "memory_mib")},
         "instruction set": " ".join(environment.get("instruction_set", ())),
@@ -171,6 +193,9 @@ def _flatten(document: Document) -> dict[str, str]:
             (surroundings.after.temperatures_c or {}).values(),
             "°C",
         ),
+        **_gpu_facts(surroundings),
+        "mean power": None if power_w is None else f"{power_w} W",
+        "throttled": None if throttled is None else ", ".join(throttled) or "no",
         "cores used by others": surroundings.other_cores,
         "python": environment.get("python"),
         **environment.get("packages", {}),
@@ -178,9 +203,16 @@ def _flatten(document: Document) -> dict[str, str]:
     return {name: str(value) for name, value in facts.items() if value not in (None, "")}
 
 
-def _accuracy_rate(document: Document) -> str | None:
-    line = document.whole_path_ms or document.frame_age_ms
-    return None if line is None or document.miou is None or not line.p50 else f"{document.miou / line.p50:.3f}"
+def _gpu_facts(surroundings: Surroundings) -> dict[str, Any]:
+    before, after = surroundings.before.gpu, surroundings.after.gpu
+    if before is None or after is None:
+        return {}
+    return {
+        "GPU": before.name,
+        "GPU driver": before.driver,
+        "GPU clock before, after": _pair([before.mhz or 0], [after.mhz or 0], "MHz"),
+        "GPU power limit": None if before.power_limit_w is None else f"{before.power_limit_w:.0f} W",
+    }
 
 
 def _pair(before: Any, after: Any, unit: str) -> str | None:

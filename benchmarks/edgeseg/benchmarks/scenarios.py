@@ -11,6 +11,7 @@ import numpy as np
 
 from edgeseg.benchmarks.document import LoadGen, Scenario, WarmUp
 from edgeseg.benchmarks.errors import BenchmarkError
+from edgeseg.benchmarks.loadgen_rules import Arrivals, describe_rules
 from edgeseg.benchmarks.process import Subject, start_process
 from edgeseg.benchmarks.segment import WARM_UP_RULE
 from edgeseg.benchmarks.statistics import Samples
@@ -40,18 +41,16 @@ class Outcome:
     loadgen: LoadGen | None = None
 
 
-def describe_policy(scenario: Scenario) -> dict[str, str]:
+def describe_policy(scenario: Scenario, arrivals: Arrivals) -> dict[str, str]:
     """Return `warm_up` and `generator` of a scenario's timing policy."""
     if scenario == "live":
         return {"warm_up": LIVE_WARM_UP_RULE, "generator": "the source's own pace; the newest frame wins"}
     if scenario == "cold":
         return {"warm_up": COLD_WARM_UP_RULE, "generator": "one process after another"}
-    from edgeseg.benchmarks.loadgen import rules
-
-    return {"warm_up": WARM_UP_RULE, "generator": rules(scenario)}
+    return {"warm_up": WARM_UP_RULE, "generator": describe_rules(scenario, arrivals)}
 
 
-def run_scenario(scenario: Scenario, subject: Subject, *, duration_s: float) -> Outcome:
+def run_scenario(scenario: Scenario, subject: Subject, *, duration_s: float, arrivals: Arrivals) -> Outcome:
     """Measure `subject` for about `duration_s`, warm-up not counted. Raises `EdgesegError` for what goes wrong."""
     if scenario == "live":
         return run_live(subject, duration_s=duration_s)
@@ -59,7 +58,14 @@ def run_scenario(scenario: Scenario, subject: Subject, *, duration_s: float) -> 
         return run_cold(subject, duration_s=duration_s)
     with start_process(subject) as process:
         warmth = process.do("warm_up")
-        found = process.do("loadgen", scenario=scenario, expected_ms=warmth["ms"], duration_s=duration_s)
+        found = process.do(
+            "loadgen",
+            scenario=scenario,
+            expected_ms=warmth["ms"],
+            duration_s=duration_s,
+            rate=arrivals.rate,
+            bound_ms=arrivals.bound_ms,
+        )
         lines = {name: np.array(samples, np.float32) for name, samples in found["lines"].items()}
         frames = lines["whole_path_ms"].size
         return Outcome(

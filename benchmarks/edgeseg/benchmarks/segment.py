@@ -28,6 +28,8 @@ class Times:
     """From the fitted frame in host memory to the mask in host memory."""
     whole_path_ms: float
     """From the source's frame in memory to the mask at the source's resolution."""
+    backend_ms: float | None = None
+    """The network alone, by the engine's own clock; None where it has none."""
 
 
 def read_frames(source: str) -> list[Image]:
@@ -66,7 +68,8 @@ class Segmenter:
         inferred_ns = time.perf_counter_ns()
         whole = self._fitter.unfit(mask[0])
         ended_ns = time.perf_counter_ns()
-        return whole, Times((inferred_ns - fitted_ns) / 1e6, (ended_ns - began_ns) / 1e6)
+        backend_ms: float | None = getattr(self._backend, "backend_ms", None)
+        return whole, Times((inferred_ns - fitted_ns) / 1e6, (ended_ns - began_ns) / 1e6, backend_ms)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ Intervals are 95 % percentile intervals. The draws come from a fixed seed: the s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,20 +88,25 @@ def estimate_ratio(base: Samples, other: Samples) -> Estimate | None:
 
 
 def estimate_interleaved_ratio(base: Samples, other: Samples) -> Estimate | None:
-    """Return the median of `other` over that of `base`, each (R, K): K samples in each of R rounds, taken in turns.
+    """Return the median of `other` over that of `base`, each (R, K): K samples in each of R rounds, taken in turns."""
+    return estimate_over_rounds((base, other), lambda first, second: _median(second) / _median(first))
 
-    A round is drawn as a whole, both sides together, so what slowed both at one time cancels. None below six rounds.
-    With twelve the interval held the truth of simulated runs 92 times in 100, with twenty 95 times.
+
+def estimate_over_rounds(sides: Sequence[Samples], statistic: Callable[..., float]) -> Estimate | None:
+    """Return `statistic` of the sides' samples, one flat array each. A side is (R, K): K samples in each of R rounds.
+
+    A round is drawn as a whole, all sides together, so what slowed them all at one time cancels. None below six rounds.
+    With twelve the interval of a ratio held the truth of simulated runs 92 times in 100, with twenty 95 times.
     """
-    rounds = len(base)
+    rounds = len(sides[0])
     if rounds < samples_needed(50):
         return None
     random = np.random.default_rng(_SEED)
     drawn = np.empty(_DRAWS)
     for index in range(_DRAWS):
         chosen = random.integers(0, rounds, rounds)
-        drawn[index] = _median(other[chosen].ravel()) / _median(base[chosen].ravel())
-    return _estimate(_median(other.ravel()) / _median(base.ravel()), drawn)
+        drawn[index] = statistic(*(side[chosen].ravel() for side in sides))
+    return _estimate(statistic(*(side.ravel() for side in sides)), drawn)
 
 
 def _rank(count: int, percent: float) -> int:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgeseg.benchmarks.document import Moment, Surroundings
+from edgeseg.benchmarks.gpu import read_gpu
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -39,9 +40,12 @@ def watch_surroundings(root: Path = Path("/")) -> Iterator[Watch]:
 
 
 def read_moment(root: Path = Path("/")) -> Moment:
-    """Read clocks (MHz, one for each core), temperatures (degrees Celsius by sensor) and the load of the minute."""
+    """Read clocks (MHz, one a core), temperatures (degrees Celsius by sensor), the load of the minute and the GPU."""
     return Moment(
-        clocks_mhz=_clocks_mhz(root) or None, temperatures_c=_temperatures_c(root) or None, load_1m=_load_1m(root)
+        clocks_mhz=_clocks_mhz(root) or None,
+        temperatures_c=_temperatures_c(root) or None,
+        load_1m=_load_1m(root),
+        gpu=read_gpu(root),
     )
 
 

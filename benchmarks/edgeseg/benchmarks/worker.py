@@ -8,17 +8,15 @@ engine's threads and memory are not the other's, and LoadGen can be ended with i
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any
 
+from edgeseg.benchmarks.answers import serve
+from edgeseg.benchmarks.loadgen_rules import Arrivals
 from edgeseg.benchmarks.segment import Segmenter, read_frames, warm_up
 from edgeseg.runtime.backends import open_backend
 from edgeseg.runtime.bundle import open_bundle
-from edgeseg.runtime.errors import EdgesegError
 
 
 class _Worker:
@@ -60,42 +58,11 @@ class _Worker:
     def loadgen(self, **order: Any) -> dict[str, Any]:
         from edgeseg.benchmarks.loadgen import run_loadgen
 
-        issued, verdict = run_loadgen(order.pop("scenario"), self.segmenter, **order)
+        arrivals = Arrivals(rate=order.pop("rate"), bound_ms=order.pop("bound_ms"))
+        issued, verdict = run_loadgen(order.pop("scenario"), self.segmenter, arrivals=arrivals, **order)
         lines = {name: samples.tolist() for name, samples in issued.lines().items()}
         return {"lines": lines, "seconds": issued.seconds, "loadgen": verdict.model_dump(exclude_none=True)}
 
 
-def _serve(order: dict[str, Any], orders: TextIO, answer: Callable[[dict[str, Any]], None]) -> None:
-    worker = _Worker(order)
-    answer(worker.first())
-    for line in orders:
-        wanted = json.loads(line)
-        answer(getattr(worker, wanted.pop("do"))(**wanted))
-
-
-def main() -> None:
-    """Serve the parent until it closes standard input. Never returns: see `loadgen.run_loadgen`."""
-    # Ctrl-C reaches the parent too, which says so.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # What a library prints must not come between the answers.
-    with os.fdopen(os.dup(1), "w") as out:
-        os.dup2(2, 1)
-
-        def answer(found: dict[str, Any]) -> None:
-            out.write(json.dumps(found) + "\n")
-            out.flush()
-
-        status = 0
-        try:
-            _serve(json.loads(sys.argv[1]), sys.stdin, answer)
-        except EdgesegError as error:
-            answer({"error": [error.found, error.expected, error.fix]})
-            status = 1
-        except ModuleNotFoundError as error:
-            answer({"missing": error.name})
-            status = 1
-    os._exit(status)
-
-
 if __name__ == "__main__":
-    main()
+    serve(lambda: _Worker(json.loads(sys.argv[1])))
