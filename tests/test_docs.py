@@ -23,19 +23,30 @@ PAGES = (
     "docs/quantisation.md",
     "docs/check.md",
     "docs/run.md",
+    "docs/cameras.md",
+    "docs/health.md",
     "docs/bench.md",
+    "docs/baseline.md",
     "docs/deploy.md",
     "docs/doctor.md",
+    "docs/soak.md",
     "docs/predict.md",
+    "docs/profile.md",
+    "docs/scaling.md",
+    "docs/accept.md",
 )
 
 # Small enough for a test: typed flags win over these, so the pages' commands run as they stand.
 SETTINGS = """
+[accept]
+duration = 0.5
 [demo]
 seconds = 0.5
 [export]
 max-drop = 100
 max-class-drop = 100
+[soak]
+duration = "6s"
 [train]
 epochs = 1
 size = "96x64"
@@ -74,7 +85,18 @@ def desk(street_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_every_command_that_a_page_shows_runs(desk: Path, tiny_bundle: Path, page: str) -> None:
     if page in ("docs/export.md", "docs/quantisation.md"):
         edgeseg(["train", "my-dataset", "--out", "runs/yard"])
-    if page in ("docs/check.md", "docs/run.md", "docs/bench.md", "docs/deploy.md"):
+    if page in (
+        "docs/accept.md",
+        "docs/check.md",
+        "docs/run.md",
+        "docs/cameras.md",
+        "docs/health.md",
+        "docs/bench.md",
+        "docs/baseline.md",
+        "docs/profile.md",
+        "docs/scaling.md",
+        "docs/deploy.md",
+    ):
         shutil.copytree(tiny_bundle, "yard")
     commands = shown_commands(page)
     assert commands
