@@ -22,7 +22,7 @@ from edgeseg.benchmarks.contest_command import (
     write_contest,
 )
 from edgeseg.benchmarks.errors import BenchmarkError
-from edgeseg.benchmarks.peers import export_ultralytics
+from edgeseg.benchmarks.peers import PUBLISHED_CLASSES, export_ultralytics
 from edgeseg.runtime.commands.common import json_option, progress
 from edgeseg.runtime.onnx_facts import read_facts
 
@@ -43,7 +43,10 @@ TIMED = "the graph alone: its input in host memory to its output in host memory"
 @duration_option
 @json_option
 def cost(graphs: tuple[Path, ...], folder: Path, threads: int, duration_s: float, json_path: Path | None) -> None:
-    """Measure GRAPHS in turns with a peer's network of the same input size and number of classes."""
+    """Measure GRAPHS in turns with a peer's network of the same input size.
+
+    The peer stands there twice: as it is published, with 19 classes, and with as many as the graph has.
+    """
     with progress("cost"):
         found = measure_cost(graphs, folder, threads=threads, duration_s=duration_s)
     print_contest(found)
@@ -56,15 +59,15 @@ def measure_cost(graphs: tuple[Path, ...], peers: Path, *, threads: int, duratio
         contestants, pairs = list[Contestant](), list[tuple[str, str]]()
         for graph in graphs:
             height, width = read_size(graph)
-            classes = read_facts(graph).class_count or 19
-            peer = f"yolo26n-sem {height}x{width} {classes} classes"
-            if peer not in [contestant.name for contestant in contestants]:
-                exported = Path(folder) / f"{height}x{width}x{classes}.onnx"
-                export_ultralytics(peers, exported, size_hw=(height, width), classes=classes)
-                contestants.append(_contestant(peer, exported, threads))
             name = "/".join(graph.absolute().parts[-2:])
+            for classes in dict.fromkeys((PUBLISHED_CLASSES, read_facts(graph).class_count or PUBLISHED_CLASSES)):
+                peer = f"yolo26n-sem {height}x{width} {classes} classes"
+                if peer not in [contestant.name for contestant in contestants]:
+                    exported = Path(folder) / f"{height}x{width}x{classes}.onnx"
+                    export_ultralytics(peers, exported, size_hw=(height, width), classes=classes)
+                    contestants.append(_contestant(peer, exported, threads))
+                pairs.append((name, peer))
             contestants.append(_contestant(name, graph, threads))
-            pairs.append((name, peer))
         turn = Turn(timed=TIMED, frames=3, uncounted=1, environment={"OMP_NUM_THREADS": str(threads)})
         return hold_contest("cost", contestants, pairs, turn, duration_s=duration_s, source="a noisy picture in memory")
 

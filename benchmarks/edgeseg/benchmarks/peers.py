@@ -2,7 +2,7 @@
 
 Each peer has an environment of its own, which `benchmarks/peers/set_up FOLDER` makes with the script that runs it;
 nothing of a peer is imported here. Every side is given the whole video path, decoding included, the same clip, the
-same input size and classes, and the same number of threads for inference.
+same input size and the same number of threads for inference; Ultralytics' network has the classes it is published for.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from edgeseg.runtime.street import StreetCamera
 
 TIMED = "the mean of a turn, from one frame's result to the last one's: decoding, network and a mask of the clip's size"
 TURN_FRAMES = 16
+PUBLISHED_CLASSES = 19
+"""Those of Cityscapes, which Ultralytics publishes the network for."""
 _DRAWN = "drawn by synthetic://street, 640x480"
 
 
@@ -139,13 +141,12 @@ def _add_bundle(
         naive_graph = folder / f"{len(sides)}.onnx"
         strip_graph(bundle.model_path("fp32"), naive_graph)
     height, width = contract.size_hw
-    classes = len(contract.classes)
     common = (str(height), str(width), str(threads), str(clip))
 
-    yolo = f"yolo26n-sem {height}x{width} {classes} classes"
+    yolo = f"yolo26n-sem {height}x{width} {PUBLISHED_CLASSES} classes"
     if yolo not in [side.name for side in sides]:
-        exported = folder / f"yolo26n-sem-{height}x{width}x{classes}.onnx"
-        export_ultralytics(peers, exported, size_hw=contract.size_hw, classes=classes)
+        exported = folder / f"yolo26n-sem-{height}x{width}.onnx"
+        export_ultralytics(peers, exported, size_hw=contract.size_hw, classes=PUBLISHED_CLASSES)
         command = (*peer_command(peers, "ultralytics"), "run", str(exported), *common)
         sides.append(Contestant(name=yolo, what="Ultralytics predict(stream=True), ONNX, fp32", command=command))
     for precision in ("fp32", "int8-cpu"):
