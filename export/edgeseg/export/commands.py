@@ -85,6 +85,15 @@ _PAGE_WIDTH = 200
     metavar="EPOCHS",
     help="Also train with INT8's rounding in place, for so many passes over the run's training splits.",
 )
+@click.option(
+    "--golden-real",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="IMAGES",
+    help="Of the held-out pictures, how many to carry as golden frames. They can be seen by all who get the bundle: "
+    "none unless asked for, as the dataset's licence must allow it.",
+)
 @click.option("--name", help="The bundle's own name.  [default: --out without its ending]")
 @json_option
 def export(
@@ -100,6 +109,7 @@ def export(
     calibration_images: int,
     holdout_images: int,
     qat_epochs: int,
+    golden_real: int,
     name: str | None,
     json_path: Path | None,
 ) -> None:
@@ -131,6 +141,7 @@ def export(
             holdout_images=holdout_images,
             qat_epochs=qat_epochs,
         ),
+        golden_real=golden_real,
     )
     seconds = time.monotonic() - started
     _say(exported, out, seconds)

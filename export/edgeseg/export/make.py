@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from edgeseg.export.golden import write_golden_frames
+from edgeseg.export.golden import choose_real_frames, write_golden_frames
 from edgeseg.export.graph import export_graph
 from edgeseg.export.judge import GateError, Judge
 from edgeseg.export.parity import Parity, check_parity, choose_pairs
@@ -24,6 +24,7 @@ from edgeseg.runtime.dataset import Dataset
 from edgeseg.runtime.errors import ExportError
 from edgeseg.runtime.evaluate import check_classes
 from edgeseg.runtime.files import sha256_file, whole_folder, write_bytes
+from edgeseg.runtime.frame import Image
 from edgeseg.runtime.manifest import (
     MANIFEST,
     SIGNATURE,
@@ -65,22 +66,26 @@ def export_bundle(
     out: Path,
     attachments: Sequence[Path] = (),
     quantisation: Quantisation | None = None,
+    golden_real: int = 0,
 ) -> Exported:
     """Make the bundle `name` of `run` at `out`: a folder, or one file where `out` ends in `.edgeseg`.
 
     The graph is compared with the network, and scored, on `split` of `dataset`; so are the graphs of the other
     precisions that `quantisation` names (None: fp32 alone), which calibrate on the run's own training splits.
-    `attachments` are carried under their own names. `out` appears whole or not at all; a bundle that was there before
-    is replaced. Raises `ExportError` if the graph is not sound, does not agree with the network, loses more than it
-    may in another precision (a report is left beside `out`), or `out` holds something else; `DatasetError` if the
-    classes are not the network's.
+    `attachments` are carried under their own names. At most `golden_real` pictures that choose between ways of
+    quantising are golden frames too, and so in the bundle for all to see: their licence must allow it. `out` appears
+    whole or not at all; a bundle that was there before is replaced. Raises `ExportError` if the graph is not sound,
+    does not agree with the network, loses more than it may in another precision (a report is left beside `out`), or
+    `out` holds something else; `DatasetError` if the classes are not the network's.
     """
     quantisation = quantisation or Quantisation(precisions=("fp32",))
     check_classes(run.contract, dataset)
     dataset.pairs(split)  # a split that cannot be used is better named before the work than after
-    pictures = choose_run_pictures(run, dataset, split, quantisation) if quantisation.has_int8 else None
+    needs_pictures = quantisation.has_int8 or golden_real > 0
+    pictures = choose_run_pictures(run, dataset, split, quantisation) if needs_pictures else None
+    real = choose_real_frames(dataset, run.contract, pictures.holdout, golden_real) if pictures is not None else {}
     _refuse_foreign(out)
-    job = _Job(run=run, dataset=dataset, split=split, name=name, attachments=attachments)
+    job = _Job(run=run, dataset=dataset, split=split, name=name, attachments=attachments, real=real)
     try:
         if out.suffix != ARCHIVE_ENDING:
             with whole_folder(out) as folder:
@@ -105,6 +110,7 @@ class _Job:
     split: str
     name: str
     attachments: Sequence[Path]
+    real: Mapping[str, Image]
 
 
 def _fill(folder: Path, job: _Job, wanted: Quantisation, pictures: Pictures | None) -> Exported:
@@ -113,12 +119,13 @@ def _fill(folder: Path, job: _Job, wanted: Quantisation, pictures: Pictures | No
     with progress("exporting the graph"):
         fp32 = export_graph(job.run.network, job.run.contract)
         write_bytes(folder / model_name("fp32"), fp32)
-    int8 = None if pictures is None else choose_int8(fp32, job.run, job.dataset, pictures, wanted)
+    needed = pictures if wanted.has_int8 else None
+    int8 = None if needed is None else choose_int8(fp32, job.run, job.dataset, needed, wanted)
     judge = Judge(folder, job.run.contract, job.dataset, job.split, wanted.limits)
     with judge.open("fp32") as (_, backend):
         parity = _compare(job.run, backend, job.dataset, job.split)
         judge.score_fp32(backend, parity)
-        judge.golden_frames = write_golden_frames(folder, job.run.contract, backend.infer)
+        judge.golden_frames = write_golden_frames(folder, job.run.contract, backend.infer, job.real)
     if "fp16" in wanted.precisions:
         judge.score_fp16(lower_to_fp16(fp32))
     if int8 is not None:

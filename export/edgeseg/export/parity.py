@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +29,15 @@ class Parity:
     images: int
 
 
-def choose_pairs(dataset: Dataset, split: str) -> list[Pair]:
-    """Return at most `MAX_IMAGES` pairs, spread evenly over the split: neighbours in a film are much alike."""
-    pairs = dataset.pairs(split)
-    places = np.linspace(0, len(pairs) - 1, min(len(pairs), MAX_IMAGES)).round().astype(int)
+def spread_pairs(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """Return at most `count` of `pairs`, spread evenly: neighbours in a film are much alike."""
+    places = np.linspace(0, len(pairs) - 1, min(len(pairs), count)).round().astype(int)
     return [pairs[place] for place in places]
+
+
+def choose_pairs(dataset: Dataset, split: str) -> list[Pair]:
+    """Return at most `MAX_IMAGES` pairs of the split, spread over it."""
+    return spread_pairs(dataset.pairs(split), MAX_IMAGES)
 
 
 def check_parity(

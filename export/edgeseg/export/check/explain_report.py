@@ -94,9 +94,9 @@ def _figures(row: Row) -> str:
 def tell(row: Row) -> str:
     """Say in one line what diverges, by how much and why."""
     cause = f": {row.cause}" if row.cause else ""
-    if row.step_db is None and row.sqnr_db is None:
-        return f"{row.tensor} ({row.op}) is the first to diverge from fp32's {row.stage}{cause}"
     base = "the run's" if row.precision == REFERENCE else "fp32's"
+    if row.step_db is None and row.sqnr_db is None:
+        return f"{row.tensor} ({row.op}) is the first to diverge from {base} {row.stage}{cause}"
     figure = row.sqnr_db if row.step_db is None else row.step_db
     return (
         f"{row.tensor} ({row.op}) is the first to diverge from {base} {row.stage}: "

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from edgeseg.export.parity import spread_pairs
 from edgeseg.runtime.dataset import Dataset, Pair
 from edgeseg.runtime.errors import ExportError
 from edgeseg.runtime.files import sha256_file
@@ -57,7 +56,7 @@ def choose_pictures(
         pairs, others, name = pairs[:-rest], pairs[-rest:], f"the last {rest} of {', '.join(digests)}"
     if not pairs:
         raise ExportError("one picture was trained on", expected="at least two: one calibrates, the other chooses")
-    chosen, compared = _spread(pairs, calibration), _spread(others, holdout)
+    chosen, compared = tuple(spread_pairs(pairs, calibration)), tuple(spread_pairs(others, holdout))
     return Pictures(
         training=tuple(pairs),
         calibration=chosen,
@@ -90,12 +89,6 @@ def _held_out(dataset: Dataset, select: str | None, taken: set[Path]) -> list[Pa
         return []
     pairs = dataset.pairs(select)
     return [] if any(pair.image.resolve() in taken for pair in pairs) else pairs
-
-
-def _spread(pairs: Sequence[Pair], count: int) -> tuple[Pair, ...]:
-    """Return at most `count` pairs, spread evenly: neighbours in a film are much alike."""
-    places = np.linspace(0, len(pairs) - 1, min(len(pairs), count)).round().astype(int)
-    return tuple(pairs[place] for place in places)
 
 
 def _digest(pairs: Sequence[Pair]) -> str:
