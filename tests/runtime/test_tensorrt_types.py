@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_stubs") is None, reason="no type stubs of TensorRT: pip install --no-deps tensorrt-stubs"
+    importlib.util.find_spec("tensorrt_stubs") is None,
+    reason="no type stubs of TensorRT: pip install --no-deps tensorrt-stubs",
 )
 
 _RUNTIME = Path(__file__).parents[2] / "runtime"
