@@ -97,7 +97,10 @@ def test_other_settings_are_refused_in_one_line_and_the_run_is_kept(
     assert (finished / "checkpoint.pt").read_bytes() == before
 
 
-def test_interrupt_says_how_to_resume_and_leaves_no_partial_file(street_dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_how_to_resume_and_leaves_no_partial_file(
+    street_dataset: Path, tmp_path: Path, asked: signal.Signals
+) -> None:
     out = tmp_path / "run"
     process = subprocess.Popen(
         [
@@ -112,7 +115,7 @@ def test_interrupt_says_how_to_resume_and_leaves_no_partial_file(street_dataset:
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("epoch"):
-            process.send_signal(signal.SIGINT)
+            process.send_signal(asked)
             break
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1, errors

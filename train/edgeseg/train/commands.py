@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +84,13 @@ def train(dataset: Path, out: Path, resume: bool, json_path: Path | None, size: 
         console.print(f"epoch {row['epoch']:>3}/{config.epochs}  loss {row['loss']:.4f}{score}  {row['seconds']:.0f} s")
 
     try:
-        with progress("training", steps_of(loaded, config)) as advance:
-            checkpoint = train_run(loaded, config, out, resume=resume, on_batch=advance, on_epoch=on_epoch)
+        with progress("training", steps_of(loaded, config)) as advance, _stoppable() as stop_if_asked:
+
+            def on_batch() -> None:
+                advance()
+                stop_if_asked()
+
+            checkpoint = train_run(loaded, config, out, resume=resume, on_batch=on_batch, on_epoch=on_epoch)
     except KeyboardInterrupt:
         whole = (out / CHECKPOINT_NAME).exists()
         raise TrainError(
@@ -98,6 +106,31 @@ def train(dataset: Path, out: Path, resume: bool, json_path: Path | None, size: 
             predictor.infer, loaded, config.select or config.splits[0], checkpoint.contract, out / "predictions.png"
         )
     console.print(f"wrote {out}: {CHECKPOINT_NAME}, metrics.json, curves.png, predictions.png")
+
+
+@contextmanager
+def _stoppable() -> Iterator[Callable[[], None]]:
+    """Give what raises `KeyboardInterrupt` once SIGINT or SIGTERM came; a second signal raises where it strikes.
+
+    Raised wherever the first one strikes, it can be lost in a destructor, such as those of the data loader.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    def stop_if_asked() -> None:
+        if came:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop_if_asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _metrics(checkpoint: Checkpoint, seconds: float) -> dict[str, Any]:
