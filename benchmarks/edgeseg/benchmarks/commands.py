@@ -16,9 +16,9 @@ from edgeseg.benchmarks.measure import measure
 from edgeseg.benchmarks.profile import profile_source
 from edgeseg.benchmarks.trtexec import choose_precision, import_times, trtexec_lines
 from edgeseg.benchmarks.versus import Contender, Side, Versus, measure_versus, verdict
-from edgeseg.runtime.backends import BACKENDS
 from edgeseg.runtime.bundle import open_bundle
 from edgeseg.runtime.commands.common import console, json_option, progress, write_document
+from edgeseg.runtime.commands.options import backend_option, threads_option
 from edgeseg.runtime.manifest import PRECISIONS
 from edgeseg.runtime.profile import check_folder
 
@@ -45,10 +45,8 @@ _PRECISION = click.Choice(["auto", *PRECISIONS])
     help="How long to measure, after the warm-up.",
 )
 @click.option("--precision", type=_PRECISION, default="auto", show_default=True, help="Which of the bundle's graphs.")
-@click.option(
-    "--backend", type=click.Choice(["auto", *BACKENDS]), default="auto", show_default=True, help="What runs it."
-)
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads for inference; default one per core.")
+@backend_option
+@threads_option
 @click.option(
     "--source",
     default="synthetic://street",

@@ -16,10 +16,9 @@ from bokeh.resources import Resources
 
 from edgeseg.benchmarks.comparison import Difference, Figure, LineComparison, find_remarks
 from edgeseg.benchmarks.document import Document, Surroundings
-from edgeseg.benchmarks.errors import BenchmarkError
+from edgeseg.benchmarks.page import write_page
 from edgeseg.benchmarks.roof import Roof
 from edgeseg.benchmarks.statistics import Samples
-from edgeseg.runtime.files import write_bytes
 
 COLOURS = ("#0072b2", "#d55e00")
 """Told apart by colour-blind readers (Okabe and Ito); on grey paper the dashes do it."""
@@ -87,12 +86,7 @@ def write_report(
         resources=Resources(mode="inline", components=["bokeh"]).render(),
         script=script,
     )
-    try:
-        write_bytes(path, page.encode())
-    except OSError as error:
-        raise BenchmarkError(
-            f"cannot write {path}: {error.strerror}", fix="give --html a file in a folder that can be written"
-        ) from error
+    write_page(path, page)
 
 
 def _draw_tail(pair: tuple[Samples, Samples], names: tuple[str, str]) -> Any:

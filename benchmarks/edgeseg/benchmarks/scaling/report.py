@@ -15,8 +15,8 @@ from bokeh.resources import Resources
 
 from edgeseg.benchmarks.document import Bounded
 from edgeseg.benchmarks.errors import BenchmarkError
+from edgeseg.benchmarks.page import write_page
 from edgeseg.benchmarks.scaling.document import Axis, Scaling
-from edgeseg.runtime.files import write_bytes
 
 COLOURS = ("#0072b2", "#d55e00")
 _WIDTH, _HEIGHT = 340, 300  # two beside each other fit an A4 page at 96 dots an inch
@@ -40,12 +40,7 @@ def write_scaling_report(path: Path, found: Scaling) -> None:
         resources=Resources(mode="inline", components=["bokeh"]).render(),
         script=script,
     )
-    try:
-        write_bytes(path, page.encode())
-    except OSError as error:
-        raise BenchmarkError(
-            f"cannot write {path}: {error.strerror}", fix="give --html a file in a folder that can be written"
-        ) from error
+    write_page(path, page)
 
 
 def _draw(axis: Axis, y: list[float | None], exponent: Bounded | None, unit: str, index: int) -> Any:

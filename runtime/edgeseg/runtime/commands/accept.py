@@ -16,11 +16,12 @@ from edgeseg.runtime.accept.subject import find_subject
 from edgeseg.runtime.accept.trial import Scored, Trial
 from edgeseg.runtime.bundle import open_bundle
 from edgeseg.runtime.commands.common import console, json_option, progress, write_document
+from edgeseg.runtime.commands.options import objectives_option
 from edgeseg.runtime.commands.show import LiveLine
 from edgeseg.runtime.dataset import load_dataset
 from edgeseg.runtime.errors import EdgesegError
 from edgeseg.runtime.evaluate import check_classes
-from edgeseg.runtime.objective import Objective, parse_objective
+from edgeseg.runtime.objective import Objective
 
 _COLOURS = {"pass": "green", "fail": "red", "not run": "cyan"}
 
@@ -39,14 +40,7 @@ _COLOURS = {"pass": "green", "fail": "red", "not run": "cyan"}
     metavar="SECONDS",
     help="How long the live camera runs.",
 )
-@click.option(
-    "--slo",
-    "objectives",
-    multiple=True,
-    metavar="O",
-    callback=lambda _context, _option, texts: tuple(parse_objective(text) for text in texts),
-    help="What the live camera must meet: age_p99=100ms, fps>=20 or dropped<=5%. May be repeated.",
-)
+@objectives_option("What the live camera must meet")
 @click.option(
     "--backend",
     type=click.Choice(["auto", "ort", "tensorrt"]),

@@ -15,10 +15,11 @@ from typing import Any
 import click
 
 from edgeseg.runtime.awaited import any_present
-from edgeseg.runtime.backends import BACKENDS, Backend, open_backend
+from edgeseg.runtime.backends import Backend, open_backend
 from edgeseg.runtime.bundle import Bundle, open_bundle
 from edgeseg.runtime.commands.common import json_option, write_document
 from edgeseg.runtime.commands.open_cameras import open_cameras, open_sources, open_supervised
+from edgeseg.runtime.commands.options import backend_option, objectives_option, threads_option
 from edgeseg.runtime.commands.show import LiveLine, print_summary
 from edgeseg.runtime.environment import environment
 from edgeseg.runtime.errors import SinkError, SourceError
@@ -27,7 +28,7 @@ from edgeseg.runtime.health.hard_frames import HardFrames
 from edgeseg.runtime.health.reference import find_reference
 from edgeseg.runtime.health.store import FrameStore
 from edgeseg.runtime.liveness import open_liveness
-from edgeseg.runtime.objective import Objective, parse_objective, require
+from edgeseg.runtime.objective import Objective, require
 from edgeseg.runtime.pipeline import Stop, run_cameras
 from edgeseg.runtime.profile import Profile, check_folder
 from edgeseg.runtime.sources import redact
@@ -70,14 +71,7 @@ __all__ = [
 @click.option(
     "--fault", metavar="F", help="Faults for the first source, a live one: stall:5@10,freeze:2@20,resize@30,..."
 )
-@click.option(
-    "--slo",
-    "objectives",
-    multiple=True,
-    metavar="O",
-    callback=lambda _context, _option, texts: tuple(parse_objective(text) for text in texts),
-    help="What the run must meet, else exit status 1: age_p99=100ms, fps>=20 or dropped<=5%. May be repeated.",
-)
+@objectives_option("What the run must meet, else exit status 1")
 @click.option(
     "--hard-frames",
     "hard_folder",
@@ -96,10 +90,8 @@ __all__ = [
 )
 @click.option("--max-frames", type=click.IntRange(min=1), metavar="N", help="End when N frames reached the sinks.")
 @click.option("--precision", default="auto", show_default=True, help="Which of the bundle's graphs to run.")
-@click.option(
-    "--backend", type=click.Choice(["auto", *BACKENDS]), default="auto", show_default=True, help="What runs it."
-)
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads for inference; default one per core.")
+@backend_option
+@threads_option
 @click.option(
     "--profile",
     "profile_path",

@@ -13,9 +13,10 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from edgeseg.runtime.backends import BACKENDS, Backend, open_backend
+from edgeseg.runtime.backends import Backend, open_backend
 from edgeseg.runtime.bundle import Bundle, open_bundle
 from edgeseg.runtime.commands.common import console, json_option, progress, write_document
+from edgeseg.runtime.commands.options import backend_option, threads_option
 from edgeseg.runtime.commands.run import describe_run, print_summary, raise_failed_sinks, stop_on_signals
 from edgeseg.runtime.errors import EdgesegError, SourceError
 from edgeseg.runtime.files import write_bytes
@@ -84,10 +85,8 @@ def parse_duration(text: str) -> float:
     help="Between two faults, on average.",
 )
 @click.option("--precision", default="auto", show_default=True, help="Which of the bundle's graphs to run.")
-@click.option(
-    "--backend", type=click.Choice(["auto", *BACKENDS]), default="auto", show_default=True, help="What runs it."
-)
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads for inference; default one per core.")
+@backend_option
+@threads_option
 @click.option(
     "--picture",
     "picture_path",
