@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeseg.train.losses import lovasz_softmax, segmentation_loss
+from edgeseg.train.losses import distillation_loss, lovasz_softmax, segmentation_loss
 from edgeseg.train.samples import NETWORK_IGNORE
 
 
@@ -64,3 +64,11 @@ def test_descending_the_lovasz_loss_alone_finds_the_labels() -> None:
         lovasz_softmax(logits, labels).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     assert torch.equal(logits.argmax(1), labels)
+
+
+def test_distillation_costs_nothing_for_the_teachers_own_answer_and_else_something() -> None:
+    torch.manual_seed(0)
+    taught, other = torch.randn(2, 5, 8, 8), torch.randn(2, 5, 8, 8)
+    assert float(distillation_loss(taught + 3.0, taught)) == pytest.approx(0, abs=1e-6)
+    assert float(distillation_loss(other, taught)) > 0.1
+    assert float(distillation_loss(other, taught[:, :, ::2, ::2])) > 0.1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,6 +140,33 @@ def test_damaged_checkpoint_is_one_clear_line(
     assert result.exit_code == 1
     assert "checkpoint" in result.stderr and len(result.stderr.strip().splitlines()) == 1
     assert "Traceback" not in result.output
+
+
+def test_a_student_learns_its_teachers_answers_and_remembers_which_teacher_it_was(
+    street_dataset: Path, tmp_path: Path, finished: Path
+) -> None:
+    out, teacher = tmp_path / "student", ("--teacher", str(finished), "--distillation", "10")
+    result = _train(street_dataset, out, *teacher)
+    assert result.exit_code == 0, result.output
+    config = json.loads((out / "metrics.json").read_text())["config"]
+    assert config["teacher"] == load_run(finished).weights
+    assert load_run(out).weights != config["teacher"]
+
+    alone = _train(street_dataset, out, "--resume", epochs=2)
+    assert alone.exit_code == 1
+    assert "teacher is None" in alone.output and config["teacher"] in alone.output.replace("\n", "")
+    again = _train(street_dataset, out, "--resume", *teacher)
+    assert again.exit_code == 0, again.output
+
+
+def test_a_teacher_of_other_classes_is_refused(street_dataset: Path, tmp_path: Path, finished: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(street_dataset, other)
+    description = other / "dataset.toml"
+    description.write_text(description.read_text().replace('"sky"', '"heaven"'))
+    result = _train(other, tmp_path / "student", "--teacher", str(finished))
+    assert result.exit_code == 1
+    assert "the teacher knows" in result.output and not (tmp_path / "student").exists()
 
 
 def test_changed_data_is_noticed_on_resume(street_dataset: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from edgeseg.train.loop import steps_of, train_run
 from edgeseg.train.network import SIZES
 from edgeseg.train.predict import open_run_predictor
 from edgeseg.train.report import draw_curves, draw_predictions
-from edgeseg.train.run import CHECKPOINT_NAME, Checkpoint
+from edgeseg.train.run import CHECKPOINT_NAME, Checkpoint, load_run
 
 _DEFAULTS = TrainConfig()
 
@@ -50,6 +50,15 @@ _DEFAULTS = TrainConfig()
 )
 @click.option("--learning-rate", type=float, default=_DEFAULTS.learning_rate, show_default=True, help="At its peak.")
 @click.option("--lovasz", type=float, default=_DEFAULTS.lovasz, show_default=True, help="Weight of the Lovász loss.")
+@click.option(
+    "--teacher",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="RUN",
+    help="Learn from this larger network's chances too.",
+)
+@click.option(
+    "--distillation", type=float, default=_DEFAULTS.distillation, show_default=True, help="How much of --teacher."
+)
 @click.option("--auxiliary", type=float, default=_DEFAULTS.auxiliary, show_default=True, help="Weight of its loss.")
 @click.option("--rare", type=float, default=_DEFAULTS.rare, show_default=True, help="Share of crops over rare classes.")
 @click.option("--ema", type=float, default=_DEFAULTS.ema, show_default=True, help="Decay of the averaged weights.")
@@ -63,14 +72,30 @@ _DEFAULTS = TrainConfig()
 )
 @click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint.")
 @json_option
-def train(dataset: Path, out: Path, resume: bool, json_path: Path | None, size: str, select: str, **flags: Any) -> None:
+def train(
+    dataset: Path,
+    out: Path,
+    resume: bool,
+    json_path: Path | None,
+    size: str,
+    select: str,
+    teacher: Path | None,
+    **flags: Any,
+) -> None:
     """Train a network on DATASET, a folder with a dataset.toml.
 
     Leaves in --out: checkpoint.pt (after every epoch, whole or not at all), metrics.json, curves.png and
     predictions.png. `edgeseg export` makes a bundle of it.
     """
     height, width = _parse_size(size)
-    config = TrainConfig.of(height=height, width=width, select=None if select == "none" else select, **flags)
+    teaching = load_run(teacher) if teacher else None
+    config = TrainConfig.of(
+        height=height,
+        width=width,
+        select=None if select == "none" else select,
+        teacher=teaching.weights if teaching else None,
+        **flags,
+    )
     if (out / CHECKPOINT_NAME).exists() and not resume:
         raise TrainError(f"{out} holds a run", expected="a new folder", fix="add --resume, or choose another --out")
     loaded = load_dataset(dataset)
@@ -90,7 +115,9 @@ def train(dataset: Path, out: Path, resume: bool, json_path: Path | None, size: 
                 advance()
                 stop_if_asked()
 
-            checkpoint = train_run(loaded, config, out, resume=resume, on_batch=on_batch, on_epoch=on_epoch)
+            checkpoint = train_run(
+                loaded, config, out, resume=resume, teacher=teaching, on_batch=on_batch, on_epoch=on_epoch
+            )
     except KeyboardInterrupt:
         whole = (out / CHECKPOINT_NAME).exists()
         raise TrainError(

@@ -43,6 +43,10 @@ class TrainConfig(BaseModel):
     network: Size = "small"
     lovasz: float = Field(default=0.5, ge=0, le=10.0)
     """Weight of the Lovász loss, which lowers what IoU counts, beside the cross-entropy."""
+    teacher: str | None = None
+    """Digest of the weights of the network that teaches this one, where one does."""
+    distillation: float = Field(default=1.0, ge=0, le=10.0)
+    """Weight of the divergence from the teacher's chances."""
     scale_min: float = Field(default=0.5, ge=0.1, le=1.0)
     scale_max: float = Field(default=2.0, ge=1.0, le=8.0)
     """Random scale of a training image before it is cropped."""

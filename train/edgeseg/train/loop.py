@@ -21,10 +21,10 @@ from edgeseg.runtime.errors import TrainError
 from edgeseg.runtime.evaluate import evaluate
 from edgeseg.runtime.frame import Image
 from edgeseg.train.config import TrainConfig
-from edgeseg.train.losses import segmentation_loss
+from edgeseg.train.losses import distillation_loss, segmentation_loss
 from edgeseg.train.network import SIZES, SegmentationNetwork
 from edgeseg.train.predict import Predictor
-from edgeseg.train.run import Checkpoint, read_checkpoint, write_checkpoint
+from edgeseg.train.run import Checkpoint, LoadedRun, read_checkpoint, write_checkpoint
 from edgeseg.train.samples import RARE_SHARE, TrainingSamples
 from edgeseg.train.stem import STEPS as STEM_STEPS
 from edgeseg.train.stem import imitate_stem
@@ -86,15 +86,18 @@ def train_run(
     out: Path,
     *,
     resume: bool = False,
+    teacher: LoadedRun | None = None,
     on_batch: Callable[[], None] = lambda: None,
     on_epoch: Report = lambda row: None,
 ) -> Checkpoint:
     """Train on `dataset` and leave `checkpoint.pt` in `out` after every epoch, whole or not at all.
 
-    With `resume` goes on from that checkpoint, and the curve is the one an unbroken run gives. Returns the last
-    checkpoint. Raises `TrainError` when a resumed run was started with other settings or classes.
+    With `resume` goes on from that checkpoint, and the curve is the one an unbroken run gives. A `teacher`, whose
+    weights `config.teacher` names, sees every crop that the network sees. Returns the last checkpoint. Raises
+    `TrainError` when a resumed run was started with other settings or classes, or the teacher knows others.
     """
     contract = contract_of(dataset, config)
+    teaching = teacher.to_teach(contract) if teacher else None
     digests = {split: dataset.digest(split) for split in config.splits}
     torch.manual_seed(config.seed)
     network = SegmentationNetwork(len(contract.classes), size=config.network)
@@ -144,8 +147,13 @@ def train_run(
             factor = learning_rate_at((epoch + step / steps_per_epoch) / config.epochs)
             for group, peak in zip(optimiser.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
-            logits = network.forward_training(images.contiguous(memory_format=torch.channels_last))
+            images = images.contiguous(memory_format=torch.channels_last)
+            logits = network.forward_training(images)
             loss = segmentation_loss(logits, labels, weights, auxiliary=config.auxiliary, lovasz=config.lovasz)
+            if teaching is not None:
+                with torch.no_grad():
+                    taught = teaching(images)
+                loss = loss + config.distillation * distillation_loss(logits[0], taught)
             if not torch.isfinite(loss):
                 raise TrainError(
                     f"loss is {loss.item()} in epoch {epoch + 1}",

@@ -33,6 +33,18 @@ def segmentation_loss(
     return total
 
 
+def distillation_loss(logits: Tensor, taught: Tensor) -> Tensor:
+    """How far the chances of `logits` are from a teacher's: Kullback-Leibler divergence, the mean over all pixels.
+
+    Both (N, classes, h, w); `taught` is brought to the size of `logits`. Void pixels count too: the teacher has an
+    opinion of them. Hinton, Vinyals and Dean, 2015, at temperature 1.
+    """
+    if taught.shape[2:] != logits.shape[2:]:
+        taught = F.interpolate(taught, size=logits.shape[2:], mode="bilinear", align_corners=False)
+    each = F.kl_div(logits.log_softmax(dim=1), taught.log_softmax(dim=1), reduction="none", log_target=True)
+    return each.sum(dim=1).mean()
+
+
 def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean over the classes in `labels` of a convex bound of 1 - IoU, over all pixels of the batch together. 0 … 1.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,8 +123,20 @@ class LoadedRun:
     network: nn.Module
     """Averaged weights, eval mode, batch norms folded: (1, 3, H, W) normalised RGB → (1, classes, H, W) logits."""
     contract: Contract
+    weights: str
+    """sha256 of the averaged weights: what a student's run records of its teacher."""
     metadata: dict[str, Any]
     """dataset, digests, seed, config, packages: what a bundle's provenance records."""
+
+    def to_teach(self, contract: Contract) -> nn.Module:
+        """Return the network as the teacher of one that keeps `contract`. Raises `TrainError` for other classes."""
+        if self.contract.classes != contract.classes:
+            raise TrainError(
+                f"the teacher knows {', '.join(self.contract.classes)}",
+                expected=", ".join(contract.classes),
+                fix="choose a --teacher that was trained on these classes",
+            )
+        return self.network.requires_grad_(False)
 
 
 def load_run(path: Path) -> LoadedRun:
@@ -145,6 +158,7 @@ def load_run(path: Path) -> LoadedRun:
     return LoadedRun(
         network=network,
         contract=checkpoint.contract,
+        weights=_digest(state),
         metadata={
             "dataset": checkpoint.dataset,
             "digests": checkpoint.digests,
@@ -153,3 +167,10 @@ def load_run(path: Path) -> LoadedRun:
             "packages": environment()["packages"],
         },
     )
+
+
+def _digest(state: dict[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
