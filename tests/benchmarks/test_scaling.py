@@ -95,6 +95,7 @@ def test_time_and_memory_grow_with_the_input(tmp_path: Path) -> None:
     assert axis.time_exponent is not None and 0.5 < axis.time_exponent.value < 1.7
     memory = [point.memory_mib for point in axis.points]
     assert memory[-1] is not None and memory[0] is not None and memory[-1] > memory[0] + 8
+    assert memory[0] > 0  # not hidden in what importing packages left behind
     page = html.read_text()
     assert not re.search(r"<(script|link|img|iframe)\b[^>]*\b(src|href)\s*=", page)
     assert "input-size" in page and page.count("data-root-id") >= 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -66,11 +67,11 @@ class Process:
 
 
 @contextmanager
-def start_process(subject: Subject) -> Iterator[Process]:
-    """Start a worker for the block; its first mask is ready when the block begins."""
+def start_process(subject: Subject, *, environment: Mapping[str, str] | None = None) -> Iterator[Process]:
+    """Start a worker for the block; its first mask is ready when the block begins. `environment` adds to ours."""
     order = {**subject.__dict__, "started_ns": time.monotonic_ns()}
     command = [sys.executable, "-m", "edgeseg.benchmarks.worker", json.dumps(order)]
-    with start_command(subject.bundle, command) as process:
+    with start_command(subject.bundle, command, environment={**os.environ, **(environment or {})}) as process:
         yield process
 
 

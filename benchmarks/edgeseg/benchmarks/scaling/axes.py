@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,8 @@ SHARES = (1 / 60, 1 / 30, 1 / 12, 1 / 6, 1 / 3, 1 / 2, 1)
 """Of the video, where its run is looked at: of an hour after one minute, two, five, ten and so on."""
 _TURN_FRAMES = 4
 _MIB = 1024
+_SEEN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0"}
+"""For glibc: what a network takes are pages of its own, not what importing packages had left in the heap."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +180,7 @@ def _measure_networks(
             )
             for index, network in enumerate((_LEAST, *networks))
         ]
-        (_, *times), (floor_mib, *memory) = _take_turns(subjects, settings.rounds, advance)
+        (_, *times), (floor_mib, *memory) = _take_turns(subjects, settings.rounds, advance, environment=_SEEN_MEMORY)
     return Axis.of(
         _points(x, times, [mib - floor_mib for mib in memory]),
         what=f"{what}: random weights, fp32, one thread",
@@ -190,11 +192,13 @@ def _measure_networks(
     )
 
 
-def _take_turns(subjects: Sequence[Subject], rounds: int, advance: Advance) -> tuple[list[list[float]], list[float]]:
+def _take_turns(
+    subjects: Sequence[Subject], rounds: int, advance: Advance, *, environment: Mapping[str, str] | None = None
+) -> tuple[list[list[float]], list[float]]:
     """Return for each subject the median `inference_ms` of every turn, and what its process has in MiB."""
     times: list[list[float]] = [[] for _ in subjects]
     with ExitStack() as stack:
-        processes = [stack.enter_context(start_process(subject)) for subject in subjects]
+        processes = [stack.enter_context(start_process(subject, environment=environment)) for subject in subjects]
         order = list(enumerate(processes))
         for number in range(-1, rounds):
             for index, process in order if number % 2 == 0 else reversed(order):
