@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from edgeseg.runtime.bundle import write_bundle
+from edgeseg.runtime.bundle import open_bundle, write_bundle
 from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.manifest import Golden, Provenance, Stage, golden_paths
 
@@ -135,6 +136,32 @@ def make_tiny_bundle(tiny_contract: Contract) -> Callable[[Path], Path]:
 def tiny_bundle(make_tiny_bundle: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sound bundle that masks each pixel with the class of the nearest palette colour. Read, never write."""
     return make_tiny_bundle(tmp_path_factory.mktemp("tiny") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def sure_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny bundle whose graph also tells its confidence, for each 8x8 pixels. Read, never write."""
+    import onnx
+
+    from edgeseg.export.confidence import add_confidence
+    from edgeseg.export.graph import seal_graph
+
+    folder = tmp_path_factory.mktemp("sure") / "sure"
+    shutil.copytree(tiny_bundle, folder)
+    with open_bundle(tiny_bundle) as tiny:
+        manifest = tiny.manifest
+    model = onnx.load(folder / "model.fp32.onnx")
+    add_confidence(model, 8)
+    (folder / "model.fp32.onnx").write_bytes(seal_graph(model))
+    write_bundle(
+        folder,
+        name="sure",
+        contract=manifest.contract.model_copy(update={"confidence_cell": 8}),
+        stages=manifest.stages,
+        golden=manifest.golden,
+        provenance=manifest.provenance,
+    )
+    return folder
 
 
 @pytest.fixture(scope="session")

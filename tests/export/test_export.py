@@ -316,7 +316,7 @@ def test_unusable_data_is_named_before_any_work(
     with pytest.raises(DatasetError, match="has no split 'test'; expected one of train, val"):
         export_bundle(make_run(colour_network), streets, split="test", name="colours", out=tmp_path / "colours")
     contract = make_run(colour_network).contract.model_copy(update={"classes": tuple("abcdefghijk")})
-    run = LoadedRun(network=colour_network, contract=contract, metadata={})
+    run = LoadedRun(network=colour_network, contract=contract, weights="0" * 64, metadata={})
     with pytest.raises(DatasetError, match="calls class 0 'sky'"):
         export_bundle(run, streets, split="val", name="colours", out=tmp_path / "colours")
     assert not list(tmp_path.iterdir())

@@ -394,7 +394,7 @@ def test_a_frame_that_is_not_8_bit_colour_ends_the_run(tiny_contract: Contract) 
         def image(self, index: int) -> Image:
             return np.zeros((48, 64), np.uint8)
 
-    with pytest.raises(EdgesegError, match=r"inference stage: frame of shape \(48, 64\)"):
+    with pytest.raises(EdgesegError, match=r"capture stage: frame of shape \(48, 64\)"):
         run_pipeline(Grey(3), FakeBackend(), tiny_contract, [])
 
 

@@ -56,8 +56,8 @@ def test_trace_shows_every_frame_in_every_thread(profiled: dict[str, Any]) -> No
     threads = complete_events(profiled["trace"])
     assert set(threads) == {"capture", "inference", "sink-jsonl", "engine"}
     steps = {
-        "capture": ["capture", "hand over"],
-        "inference": ["wait", "fit", "inference", "unfit", "hand over"],
+        "capture": ["capture", "fit", "hand over"],
+        "inference": ["wait", "inference", "unfit", "hand over"],
         "sink-jsonl": ["wait", "jsonl"],
     }
     for thread, expected in steps.items():

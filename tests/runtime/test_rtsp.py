@@ -29,8 +29,12 @@ from edgeseg.runtime.sources.supervised import Patience, SupervisedSource, super
 
 WAIT_S = 60
 PATIENCE = Patience(stall_s=1.0, backoff_s=0.1, backoff_cap_s=1.0)
+BOUND_S = PATIENCE.backoff_cap_s + 1.0
+"""What recovery may take after a fault has ended."""
+BUSY_S = 1.5
+"""More, for the server and us on a machine with other work."""
 OPENING_S = 8.0
-"""For a stream to be opened, on a busy machine."""
+"""For a feed of FFmpeg's own to be there and be opened, on a busy machine."""
 AGE_S = 0.3
 """By how much a fault may age what comes after it."""
 ROWS, COLUMNS, BLOCK = 4, 8, 16
@@ -212,22 +216,23 @@ def test_a_camera_whose_server_is_killed_and_stopped_comes_back_and_is_no_older(
         faults, counts = watched.source.faults, watched.source.fault_counts
     assert counts["stall"] >= 1
     assert before_s < 1 and killed_s < before_s + AGE_S and stopped_s < before_s + AGE_S
-    # To open a stream takes some seconds by itself: its format has to be found out.
-    assert max(back_s, on_s) < PATIENCE.backoff_cap_s + OPENING_S
+    assert max(back_s, on_s) < BOUND_S + BUSY_S
     assert all(fault.recovery_ms is not None for fault in faults)
     captured = capfd.readouterr()
     assert "hunter2" not in caplog.text + captured.out + captured.err
 
 
 @pytest.mark.heavy
-def test_age_does_not_grow_over_ten_faults(rtsp: Server) -> None:
+def test_recovery_is_bounded_and_age_does_not_grow_over_ten_faults(rtsp: Server) -> None:
     with watching(rtsp.url) as watched:
-        before_s = watched.age_s()
+        before_s, back_s = watched.age_s(), []
         for turn in range(5):
-            watched.survive(rtsp.kill, 0.5 + turn, rtsp.start)
-            watched.survive(rtsp.stop, 2 + 3 * turn, rtsp.go_on)
+            back_s.append(watched.survive(rtsp.kill, 0.5 + turn, rtsp.start))
+            back_s.append(watched.survive(rtsp.stop, 2 + 3 * turn, rtsp.go_on))
             assert watched.age_s() < before_s + AGE_S
         assert sum(watched.source.fault_counts.values()) >= 10
+        print("recovered after", *(f"{seconds:.2f}" for seconds in back_s))  # noqa: T201 - docs/run.md tells
+        assert median(back_s) < BOUND_S and max(back_s) < BOUND_S + BUSY_S
     assert not [thread for thread in threading.enumerate() if thread.name == "edgeseg-camera" and stays(thread)]
 
 

@@ -94,6 +94,12 @@ _PAGE_WIDTH = 200
     help="Of the held-out pictures, how many to carry as golden frames. They can be seen by all who get the bundle: "
     "none unless asked for, as the dataset's licence must allow it.",
 )
+@click.option(
+    "--confidence/--no-confidence",
+    default=True,
+    show_default=True,
+    help="Whether the graphs also tell how sure they are, once for each 8x8 pixels.",
+)
 @click.option("--name", help="The bundle's own name.  [default: --out without its ending]")
 @json_option
 def export(
@@ -110,6 +116,7 @@ def export(
     holdout_images: int,
     qat_epochs: int,
     golden_real: int,
+    confidence: bool,
     name: str | None,
     json_path: Path | None,
 ) -> None:
@@ -142,6 +149,7 @@ def export(
             qat_epochs=qat_epochs,
         ),
         golden_real=golden_real,
+        confidence=confidence,
     )
     seconds = time.monotonic() - started
     _say(exported, out, seconds)

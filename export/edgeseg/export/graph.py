@@ -14,6 +14,7 @@ import torch
 from onnx import GraphProto, ModelProto
 from torch import Tensor, nn
 
+from edgeseg.export.confidence import add_confidence
 from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.errors import ExportError
 from edgeseg.train.network import mask_of
@@ -77,7 +78,10 @@ def export_graph(network: nn.Module, contract: Contract) -> bytes:
             verbose=False,
         )
     assert program is not None  # it is None only when written to a file
-    return finish_graph(program.model_proto)
+    model = program.model_proto
+    if contract.confidence_cell is not None:
+        add_confidence(model, contract.confidence_cell)
+    return finish_graph(model)
 
 
 def finish_graph(model: ModelProto) -> bytes:

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from edgeseg.export.confidence import CELL
 from edgeseg.export.golden import choose_real_frames, write_golden_frames
 from edgeseg.export.graph import export_graph
 from edgeseg.export.judge import GateError, Judge
@@ -20,6 +21,7 @@ from edgeseg.export.quantise.search import Row
 from edgeseg.runtime.backends import Backend
 from edgeseg.runtime.bundle import pack_bundle, write_bundle
 from edgeseg.runtime.commands.common import progress
+from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.dataset import Dataset
 from edgeseg.runtime.errors import ExportError
 from edgeseg.runtime.evaluate import check_classes
@@ -67,14 +69,16 @@ def export_bundle(
     attachments: Sequence[Path] = (),
     quantisation: Quantisation | None = None,
     golden_real: int = 0,
+    confidence: bool = True,
 ) -> Exported:
     """Make the bundle `name` of `run` at `out`: a folder, or one file where `out` ends in `.edgeseg`.
 
     The graph is compared with the network, and scored, on `split` of `dataset`; so are the graphs of the other
     precisions that `quantisation` names (None: fp32 alone), which calibrate on the run's own training splits.
     `attachments` are carried under their own names. At most `golden_real` pictures that choose between ways of
-    quantising are golden frames too, and so in the bundle for all to see: their licence must allow it. `out` appears
-    whole or not at all; a bundle that was there before is replaced. Raises `ExportError` if the graph is not sound,
+    quantising are golden frames too, and so in the bundle for all to see: their licence must allow it. With
+    `confidence` the graphs have the output of `edgeseg.export.confidence` beside the mask. `out` appears whole or not
+    at all; a bundle that was there before is replaced. Raises `ExportError` if the graph is not sound,
     does not agree with the network, loses more than it may in another precision (a report is left beside `out`), or
     `out` holds something else; `DatasetError` if the classes are not the network's.
     """
@@ -85,7 +89,8 @@ def export_bundle(
     pictures = choose_run_pictures(run, dataset, split, quantisation) if needs_pictures else None
     real = choose_real_frames(dataset, run.contract, pictures.holdout, golden_real) if pictures is not None else {}
     _refuse_foreign(out)
-    job = _Job(run=run, dataset=dataset, split=split, name=name, attachments=attachments, real=real)
+    contract = run.contract.model_copy(update={"confidence_cell": CELL if confidence else None})
+    job = _Job(run=run, contract=contract, dataset=dataset, split=split, name=name, attachments=attachments, real=real)
     try:
         if out.suffix != ARCHIVE_ENDING:
             with whole_folder(out) as folder:
@@ -106,6 +111,8 @@ def export_bundle(
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Job:
     run: LoadedRun
+    contract: Contract
+    """The run's, with what the graphs give beside the mask."""
     dataset: Dataset
     split: str
     name: str
@@ -117,15 +124,15 @@ def _fill(folder: Path, job: _Job, wanted: Quantisation, pictures: Pictures | No
     for attachment in job.attachments:
         _attach(attachment, folder)
     with progress("exporting the graph"):
-        fp32 = export_graph(job.run.network, job.run.contract)
+        fp32 = export_graph(job.run.network, job.contract)
         write_bytes(folder / model_name("fp32"), fp32)
     needed = pictures if wanted.has_int8 else None
     int8 = None if needed is None else choose_int8(fp32, job.run, job.dataset, needed, wanted)
-    judge = Judge(folder, job.run.contract, job.dataset, job.split, wanted.limits)
+    judge = Judge(folder, job.contract, job.dataset, job.split, wanted.limits)
     with judge.open("fp32") as (_, backend):
         parity = _compare(job.run, backend, job.dataset, job.split)
         judge.score_fp32(backend, parity)
-        judge.golden_frames = write_golden_frames(folder, job.run.contract, backend.infer, job.real)
+        judge.golden_frames = write_golden_frames(folder, job.contract, backend.infer, job.real)
     if "fp16" in wanted.precisions:
         judge.score_fp16(lower_to_fp16(fp32))
     if int8 is not None:
@@ -135,7 +142,7 @@ def _fill(folder: Path, job: _Job, wanted: Quantisation, pictures: Pictures | No
     manifest = write_bundle(
         folder,
         name=job.name,
-        contract=job.run.contract,
+        contract=job.contract,
         stages=judge.stages,
         golden=Golden(frames=judge.golden_frames, agreement=judge.golden),
         provenance=_provenance(job.run, record),

@@ -21,7 +21,7 @@ import cv2
 from pydantic import ValidationError
 
 from edgeseg.runtime.archive import unpack_archive, write_archive
-from edgeseg.runtime.contract import Contract
+from edgeseg.runtime.contract import CONFIDENCE, Contract
 from edgeseg.runtime.errors import BundleError
 from edgeseg.runtime.files import sha256_file, whole_file, write_json
 from edgeseg.runtime.frame import Image, Mask
@@ -228,9 +228,12 @@ def _files_below(folder: Path) -> set[str]:
 def _check_graph(file: str, facts: GraphFacts, contract: Contract) -> None:
     height, width = contract.size_hw
     fix = "export the network again"
+    outputs = f"mask uint8 (1, {height}, {width})"
+    if contract.confidence_hw is not None:
+        outputs += " and {} uint8 (1, {}, {})".format(CONFIDENCE, *contract.confidence_hw)
     for kind, tensors, expected in (
         ("input", facts.inputs, f"frame uint8 (1, {height}, {width}, 3)"),
-        ("output", facts.outputs, f"mask uint8 (1, {height}, {width})"),
+        ("output", facts.outputs, outputs),
     ):
         found = " and ".join(map(str, tensors)) or "nothing"
         if found != expected:

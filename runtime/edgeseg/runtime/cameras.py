@@ -42,8 +42,19 @@ class Pulse:
     """Frames that all sources have given so far."""
 
 
-Shared = tuple[int, Frame]
-"""A frame, and the camera that it comes from."""
+_FITTERS = 3
+"""Of a file: one being filled, one waiting and one in the engine."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Captured:
+    """A frame on its way to the engine."""
+
+    camera: int
+    """Which of the run's cameras it comes from."""
+    frame: Frame
+    fitted: tuple[Fitter, Image] | None = None
+    """What its fitter made of it, where the camera's own thread has done that."""
 
 
 class Lane:
@@ -64,17 +75,23 @@ class Lane:
         self.error: BaseException | None = None
         """Why the camera was taken out of the run, while others went on."""
         self._contract = contract
-        self._fitter: Fitter | None = None
-        self._slot: Slot[Shared] | None = None
+        # What overwrites a frame that waits need not be fitted, so behind a live camera inference does that itself.
+        self._fitters: list[Fitter] = []
+        self._fits_ahead = self.policy is Policy.EVERY
+        self._slot: Slot[Captured] | None = None
         self._reading_since_s: float | None = None
 
-    def capture(self, slot: Slot[Shared], mark: Callable[[str, int], None]) -> None:
+    def capture(self, slot: Slot[Captured], mark: Callable[[str, int], None]) -> None:
         """Hand frames over to `slot` until the source ends or the slot is closed. Raises what the source raises."""
         self._slot = slot
         while not slot.closed and (frame := self._read()) is not None:
             mark("capture", frame.id)
             self.recorder.captured(frame)
-            if not slot.put((self.index, frame), self.index):
+            fitted = None
+            if self._fits_ahead and not slot.closed:
+                fitted = self.fit(frame)
+                mark("fit", frame.id)
+            if not slot.put(Captured(camera=self.index, frame=frame, fitted=fitted), self.index):
                 return
             mark("hand over", frame.id)
 
@@ -85,12 +102,18 @@ class Lane:
         finally:
             self._reading_since_s = None
 
-    def fitter(self, image_bgr: Image) -> Fitter:
-        """Return the fitter for frames of the size of `image_bgr`."""
-        height, width = image_bgr.shape[:2]
-        if self._fitter is None or self._fitter.source_hw != (height, width):
-            self._fitter = Fitter(self._contract, (height, width))
-        return self._fitter
+    def fit(self, frame: Frame) -> tuple[Fitter, Image]:
+        """Return `frame` at the contract's size, for the engine, with the fitter that takes its mask back.
+
+        Of a file the picture stays until two more were fitted, else until one was. For one thread. Raises `FrameError`.
+        """
+        height, width = frame.image_bgr.shape[:2]
+        if not self._fitters or self._fitters[0].source_hw != (height, width):
+            count = _FITTERS if self._fits_ahead else 1
+            self._fitters = [Fitter(self._contract, (height, width)) for _ in range(count)]
+        fitter = self._fitters.pop(0)
+        self._fitters.append(fitter)
+        return fitter, fitter.fit(frame.image_bgr)
 
     def reading_s(self, now_s: float) -> float:
         """Seconds that the source's next frame is late, at four periods each; 0 where it is not asked for any."""

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgeseg.runtime.errors import FrameError
-from edgeseg.runtime.frame import Image, Mask
+from edgeseg.runtime.frame import Confidence, Image, Mask
 
 Fit = Literal["stretch", "letterbox", "crop"]
 Colour = tuple[
@@ -23,6 +23,10 @@ Colour = tuple[
 
 PAD_LEVEL = 127
 """Grey of letterbox bars: the graph normalises by (x - 127) / 128, so the network sees zero there."""
+CONFIDENCE = "confidence"
+"""Name of the graph's second output, where it has one."""
+CONFIDENCE_LEVELS = 255.0
+"""What a probability of 1 is there."""
 
 
 class Contract(BaseModel):
@@ -38,20 +42,30 @@ class Contract(BaseModel):
     """RGB, one per class."""
     ignore_index: int = Field(ge=0, le=255)
     """Label value that is scored nowhere, and mask value where the network saw nothing."""
+    confidence_cell: int | None = Field(default=None, ge=1, le=256)
+    """Pixels of the input, each way, that share a value of the graph's second output; None: it has only the mask."""
 
     @model_validator(mode="after")
-    def _classes_agree(self) -> Contract:
+    def _parts_agree(self) -> Contract:
         if len(self.palette) != len(self.classes):
             raise ValueError(f"{len(self.palette)} palette colours for {len(self.classes)} classes")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("class names are not unique")
         if self.ignore_index < len(self.classes):
             raise ValueError(f"ignore_index {self.ignore_index} is also a class index")
+        if self.confidence_cell and (self.height % self.confidence_cell or self.width % self.confidence_cell):
+            raise ValueError(f"{self.height}x{self.width} pixels are not whole cells of {self.confidence_cell}")
         return self
 
     @property
     def size_hw(self) -> tuple[int, int]:
         return self.height, self.width
+
+    @property
+    def confidence_hw(self) -> tuple[int, int] | None:
+        """Rows and columns of the graph's second output; None if it has none."""
+        cell = self.confidence_cell
+        return None if cell is None else (self.height // cell, self.width // cell)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +139,16 @@ class Fitter:
         _resize(mask[self.source.slices], fitted[self.target.slices], cv2.INTER_NEAREST_EXACT)
         return fitted
 
+    def unfit_confidence(self, cells: Confidence) -> Confidence:
+        """Return those of the contract's `cells` (rows, columns) that lie within the frame and not in its bars: a copy.
+
+        A frame that fills no whole cell gets its middle one.
+        """
+        cell = self.contract.height // cells.shape[0]
+        target = self.target
+        rows, columns = _whole_cells(target.top, target.height, cell), _whole_cells(target.left, target.width, cell)
+        return cells[rows, columns].copy()
+
     def unfit(self, mask: Mask) -> Mask:
         """Bring a mask (h, w uint8) of the contract's size back to the source's size. Returns a new array."""
         inner = mask[self.target.slices]
@@ -136,6 +160,14 @@ class Fitter:
         whole = np.full(self.source_hw, self.contract.ignore_index, np.uint8)
         whole[self.source.slices] = cv2.resize(inner, size_wh, interpolation=cv2.INTER_NEAREST_EXACT)
         return whole
+
+
+def _whole_cells(start: int, size: int, cell: int) -> slice:
+    first, end = -(-start // cell), (start + size) // cell
+    if first >= end:
+        first = (start + size // 2) // cell
+        end = first + 1
+    return slice(first, end)
 
 
 def _resize(image: Image | Mask, out: Image | Mask, interpolation: int) -> None:

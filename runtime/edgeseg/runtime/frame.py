@@ -14,6 +14,9 @@ Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.uint8]
 """(H, W) uint8 class indices."""
 
+Confidence = npt.NDArray[np.uint8]
+"""(rows, columns) uint8: how sure the network is of its class in each cell, 0 to 255 for a probability of 0 to 1."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Frame:
@@ -43,6 +46,8 @@ class Result:
     """When the mask at the source's resolution was ready."""
     camera: int = 0
     """Which of the run's cameras it comes from, counted from 0."""
+    confidence: Confidence | None = None
+    """Of the cells that the frame covers; None where the graph tells none."""
 
     @property
     def frame_age_ms(self) -> float:

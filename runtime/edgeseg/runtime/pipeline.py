@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from edgeseg.runtime.backends import Backend
-from edgeseg.runtime.cameras import Camera, Lane, Pulse, Shared, take_pulse
-from edgeseg.runtime.contract import Contract
+from edgeseg.runtime.backends import Backend, read_confidence
+from edgeseg.runtime.cameras import Camera, Captured, Lane, Pulse, take_pulse
+from edgeseg.runtime.contract import Contract, Fitter
 from edgeseg.runtime.control import Limits, Stop, name_stage
 from edgeseg.runtime.errors import BackendError, SinkError
-from edgeseg.runtime.frame import Frame, Result
+from edgeseg.runtime.frame import Frame, Image, Result
 from edgeseg.runtime.health.monitor import Reference
 from edgeseg.runtime.outlet import Outlet
 from edgeseg.runtime.sinks import Sink
@@ -147,7 +147,7 @@ class _Run:
         ended = self._sink_ended
         self.lanes = [Lane(index, camera, contract, ended, reference) for index, camera in enumerate(cameras)]
         policies = {lane.index: lane.policy for lane in self.lanes}
-        self.frames: Slot[Shared] = Slot(*policies.values())
+        self.frames: Slot[Captured] = Slot(*policies.values())
         shared = [Outlet(sink, policies, ended) for sink in sinks]
         self.recorder = RunRecorder(
             [lane.recorder for lane in self.lanes], lambda: tuple(outlet.report() for outlet in shared)
@@ -271,22 +271,29 @@ class _Run:
         self.mark("warm-up", -1)
         self.warm.set()
         while (item := self.frames.get()) is not None:
-            self._segment(self.lanes[item[0]], item[1])
+            self._segment(self.lanes[item.camera], item.frame, item.fitted)
             if self.failures or (self.max_frames is not None and self.recorder.frames >= self.max_frames):
                 return
 
-    def _segment(self, lane: Lane, frame: Frame) -> None:
+    def _segment(self, lane: Lane, frame: Frame, ready: tuple[Fitter, Image] | None) -> None:
         self.mark("wait", frame.id)
-        fitter = lane.fitter(frame.image_bgr)
-        fitted = fitter.fit(frame.image_bgr)
-        self.mark("fit", frame.id)
+        fitter, fitted = ready or lane.fit(frame)
+        if ready is None:
+            self.mark("fit", frame.id)
         self.inferring = self._describe(lane, frame), time.monotonic()
         started_ns = time.perf_counter_ns()
         mask = self.backend.infer(fitted)
         inference_ms = (time.perf_counter_ns() - started_ns) / 1e6
         self.inferring = None
         self.mark("inference", frame.id)
-        result = Result(frame=frame, mask=fitter.unfit(mask[0]), inference_ms=inference_ms, camera=lane.index)
+        cells = read_confidence(self.backend)
+        result = Result(
+            frame=frame,
+            mask=fitter.unfit(mask[0]),
+            inference_ms=inference_ms,
+            camera=lane.index,
+            confidence=None if cells is None else fitter.unfit_confidence(cells[0]),
+        )
         self.mark("unfit", frame.id)
         lane.recorder.masked(result)
         for outlet in self.takers[lane.index]:

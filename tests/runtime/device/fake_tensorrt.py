@@ -22,6 +22,8 @@ from tests.runtime.device.simulator import Simulator
 FAKE_LAYERS = ("frame to planes", "network", "argmax")
 """What a profiler is told of each inference."""
 _RUN: Any = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_IDLE = _RUN(lambda _: None)
+"""The part of an engine that writes another output: that of the mask computes them all."""
 
 
 class HostMemory(bytes):
@@ -196,8 +198,11 @@ def make_tensorrt(version: str, sim: Simulator) -> Any:
             else:
                 self.pending.append(self.callback)
                 self.is_warm = True
-            source, target = self.addresses["frame"], self.addresses["mask"]
-            code = sim.lib.sim_launch(stream_handle, source, target, ctypes.cast(self.callback, ctypes.c_void_p), None)
+            source, callback = self.addresses["frame"], ctypes.cast(self.callback, ctypes.c_void_p)
+            others = [name for name in self.tensors if name not in ("frame", "mask")]
+            code = 0
+            for name, work in [*((name, ctypes.cast(_IDLE, ctypes.c_void_p)) for name in others), ("mask", callback)]:
+                code = code or sim.lib.sim_launch(stream_handle, source, self.addresses[name], work, None)
             if code:
                 self.pending.clear()
                 _logger().log(ILogger.ERROR, f"enqueueV3: CUDA error {code}")
@@ -207,9 +212,9 @@ def make_tensorrt(version: str, sim: Simulator) -> Any:
             if trt.fake_before_run is not None:
                 trt.fake_before_run()
             frame = _view(sim, self.addresses["frame"], self.tensors["frame"][1])
-            _view(sim, self.addresses["mask"], self.tensors["mask"][1])[...] = self.session.run(
-                ["mask"], {"frame": frame.copy()}
-            )[0]
+            names = [name for name in self.tensors if name != "frame"]
+            for name, found in zip(names, self.session.run(names, {"frame": frame.copy()}), strict=True):
+                _view(sim, self.addresses[name], self.tensors[name][1])[...] = found
             for layer in FAKE_LAYERS if self.profiler is not None else ():
                 self.profiler.report_layer_time(layer, 0.25)
             self.pending.clear()

@@ -36,7 +36,10 @@ def _mistake(name: str, module: str, old: str, new: str, *caught: str, paths: tu
 
 
 _COPY_IN = "            gpu.copy_in(self._frame, self._host_frame, stream)\n"
-_COPY_OUT = "            gpu.copy_out(self._host_mask, self._mask_out, stream)\n"
+_COPY_OUT = (
+    "            for name, memory in self._out.items():\n"
+    "                gpu.copy_out(self._host_out[name], memory, stream)\n"
+)
 _ENQUEUE = (
     "        if not self._context.execute_async_v3(stream.handle):\n"
     '            raise _refusal("TensorRT did not run the engine", shared_logger(self._trt)[1].take())\n'
@@ -86,7 +89,9 @@ _INFERENCE = (
         "mask read before the wait",
         TENSORRT,
         _WAIT,
-        "        early = self._host_mask.array.copy()\n" + _WAIT + "        self._host_mask.array[:] = early\n",
+        "        early = self._host_out['mask'].array.copy()\n"
+        + _WAIT
+        + "        self._host_out['mask'].array[:] = early\n",
         "wrong-mask",
     ),
     _mistake(
@@ -143,21 +148,21 @@ _INFERENCE = (
     _mistake(
         "mask's buffer as for INT32",
         TENSORRT,
-        "gpu.allocate(math.prod(self._shape[:3]), ",
-        "gpu.allocate(4 * math.prod(self._shape[:3]), ",
+        "gpu.allocate(found.size, ",
+        "gpu.allocate(4 * found.size, ",
         "wrong-size",
     ),
     _mistake(
         "addresses swapped",
         TENSORRT,
-        '(("frame", self._frame), ("mask", self._mask_out))',
-        '(("frame", self._mask_out), ("mask", self._frame))',
+        '(("frame", self._frame), *self._out.items())',
+        '(("frame", self._out["mask"]), ("mask", self._frame))',
         "wrong-size",
     ),
     _mistake(
         "mask's address never set",
         TENSORRT,
-        '(("frame", self._frame), ("mask", self._mask_out))',
+        '(("frame", self._frame), *self._out.items())',
         '(("frame", self._frame),)',
         "unset-address",
     ),
@@ -184,7 +189,11 @@ _INFERENCE = (
         "never-waited-for",
     ),
     _mistake(
-        "pinned memory handed out", TENSORRT, "return self._mask\n", "return self._host_mask.array\n", "mask-changed"
+        "pinned memory handed out",
+        TENSORRT,
+        'return self._found["mask"]\n',
+        'return self._host_out["mask"].array\n',
+        "mask-changed",
     ),
     _mistake(
         "nothing keeps two threads apart",

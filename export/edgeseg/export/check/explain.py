@@ -23,7 +23,8 @@ from edgeseg.runtime.frame import Image
 
 REFERENCE = "fp32"
 _MIN_EQUAL = 0.98
-"""Share of whole numbers (class indices) that a step must give as fp32 does, on the same inputs."""
+"""Share of whole numbers that a step must give as fp32 does, on the same inputs: class indices exactly, levels such as
+those of the confidence to one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +46,7 @@ class Row:
     max_error: float | None
     """The greatest difference, noise of all steps up to here."""
     agreement: float | None
-    """Share of equal class indices, noise of all steps up to here."""
+    """Share of whole numbers that are fp32's, noise of all steps up to here."""
     unexpected: bool
     cause: str | None = None
     """What of the step is to blame, as far as that can be told."""
@@ -60,6 +61,7 @@ class _Step:
         names = [name for name, _ in stage.feeds]
         self._session = open_session(wires.cut(stage.nodes, names, [stage.tensor]), as_written=True, threads=1)
         self._is_float = is_float(wires.types[stage.tensor]) and stage.tensor not in wires.decided
+        self._slack = 0 if stage.tensor in wires.decided else 1
         self._alone, self._along = Noise(), Noise()
         self._best = EXACT_DB
         self._equal_alone: list[float] = []
@@ -71,8 +73,8 @@ class _Step:
         (alone,) = self._session.run([self.stage.tensor], feeds)
         expected, along = reference[self.stage.reference], own[self.stage.tensor]
         if not self._is_float:
-            self._equal_alone.append(float(np.mean(alone == expected)))
-            self._equal_along.append(float(np.mean(along == expected)))
+            self._equal_alone.append(self._share_equal(alone, expected))
+            self._equal_along.append(self._share_equal(along, expected))
             return
         expected = expected.astype(np.float32, copy=False)
         self._alone.add(expected, alone)
@@ -80,6 +82,9 @@ class _Step:
         if self._is_pair:
             # TensorRT's grids are symmetric.
             self._best = min(self._best, best_grid_db(expected, symmetric=self._precision == "int8"))
+
+    def _share_equal(self, found: Array, expected: Array) -> float:
+        return float(np.mean(np.abs(found.astype(np.int64) - expected.astype(np.int64)) <= self._slack))
 
     @property
     def _is_pair(self) -> bool:

@@ -96,7 +96,7 @@ class Tolerance:
 
     tensor_db: float
     channel_db: float
-    grid_db: float = 9.0
+    grid_db: float = 12.0
 
 
 FLOAT32 = Tolerance(tensor_db=60.0, channel_db=40.0)

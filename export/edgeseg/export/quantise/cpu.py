@@ -11,6 +11,7 @@ from collections.abc import Collection
 import numpy as np
 from onnx import ModelProto, NodeProto, helper
 
+from edgeseg.export.quantise.early import decide_early
 from edgeseg.export.quantise.observe import Range, Ranges
 from edgeseg.export.quantise.weights import WeightRule, quantise_weights
 from edgeseg.export.quantise.wiring import Wiring
@@ -37,14 +38,21 @@ def place_for_cpu(
     for conv in chosen:
         dense = _attribute(conv, "group", 1) == 1
         _quantise_weights(wiring, conv, pairs[sources[conv.name]][0], weights if dense else "8-bit")
+    decide_early(wiring)
     return wiring.finish()
 
 
 def _is_fused(wiring: Wiring, conv: NodeProto) -> bool:
     value = wiring.activated(conv)
-    while {reader.op_type for reader in wiring.readers[value]} in ({"Resize"}, {"DepthToSpace"}):
+    while _decisive_readers(wiring, value) in ({"Resize"}, {"DepthToSpace"}):
         value = wiring.readers[value][0].output[0]
-    return any(reader.op_type != "ArgMax" for reader in wiring.readers[value])
+    return _decisive_readers(wiring, value) != {"ArgMax"}
+
+
+def _decisive_readers(wiring: Wiring, value: str) -> set[str]:
+    """Return the operators that read `value`; beside others a Slice is a sample, for the confidence."""
+    found = {reader.op_type for reader in wiring.readers[value]}
+    return found - {"Slice"} or found
 
 
 def _values(wiring: Wiring, chosen: list[NodeProto]) -> list[str]:

@@ -12,7 +12,7 @@ from edgeseg.runtime.bundle import Bundle
 from edgeseg.runtime.engine.api import is_installed
 from edgeseg.runtime.errors import BackendError
 from edgeseg.runtime.first_use import find_failure, say_once
-from edgeseg.runtime.frame import Image, Mask
+from edgeseg.runtime.frame import Confidence, Image, Mask
 
 
 class Backend(Protocol):
@@ -32,6 +32,15 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give the engine's memory back; safe to call twice."""
+
+
+def read_confidence(backend: Backend) -> Confidence | None:
+    """Return how sure `backend` was in its latest `infer`: (1, rows, columns), which its next may overwrite.
+
+    None where the contract names no `confidence_cell`, or the backend does not tell.
+    """
+    found: Confidence | None = getattr(backend, "confidence", None)
+    return found
 
 
 BACKENDS = {

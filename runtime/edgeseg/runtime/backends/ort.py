@@ -10,8 +10,9 @@ import numpy as np
 from edgeseg.runtime.backends import run_until_steady
 from edgeseg.runtime.backends.options import DEFAULTS, BackendOptions
 from edgeseg.runtime.bundle import Bundle
+from edgeseg.runtime.contract import CONFIDENCE
 from edgeseg.runtime.errors import BackendError
-from edgeseg.runtime.frame import Image, Mask
+from edgeseg.runtime.frame import Confidence, Image, Mask
 
 try:
     import onnxruntime as ort
@@ -34,6 +35,7 @@ class OrtBackend:
     """
 
     name = "ort"
+    confidence: Confidence | None = None
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class OrtBackend:
         self._shape = (1, *bundle.contract.size_hw, 3)
         _check_tensors(path.name, "input", self._session.get_inputs(), "frame", self._shape)
         _check_tensors(path.name, "output", self._session.get_outputs(), "mask", self._shape[:3])
+        self._outputs = ["mask"] if bundle.contract.confidence_hw is None else ["mask", CONFIDENCE]
 
     def _load(
         self, bundle: Bundle, path: Path, threads: int | None, options: BackendOptions, profile_prefix: str | None
@@ -85,7 +88,9 @@ class OrtBackend:
         """Segment `frame` (1, H, W, 3 uint8). Returns a new (1, H, W) uint8. Raises `BackendError`."""
         if frame.shape != self._shape or frame.dtype != np.uint8:
             raise BackendError(f"frame of shape {frame.shape}, {frame.dtype}", expected=f"{self._shape}, uint8")
-        mask: Mask = self._session.run(["mask"], {"frame": frame})[0]
+        mask: Mask
+        mask, *others = self._session.run(self._outputs, {"frame": frame})
+        self.confidence = others[0] if others else None
         return mask
 
     def warm_up(self) -> None:

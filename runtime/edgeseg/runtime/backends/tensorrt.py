@@ -23,12 +23,12 @@ from edgeseg.runtime.backends import run_until_steady
 from edgeseg.runtime.backends.cuda import Gpu, Held, OutOfMemoryError, abandon, open_gpu
 from edgeseg.runtime.backends.options import DEFAULTS, BackendOptions
 from edgeseg.runtime.bundle import Bundle
-from edgeseg.runtime.contract import Contract
+from edgeseg.runtime.contract import CONFIDENCE, Contract
 from edgeseg.runtime.engine.api import load_tensorrt, shared_logger
 from edgeseg.runtime.engine.cache import UnusableError
 from edgeseg.runtime.engine.choice import Engines
 from edgeseg.runtime.errors import BackendError
-from edgeseg.runtime.frame import Image, Mask
+from edgeseg.runtime.frame import Confidence, Image, Mask
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ class PlanRunner:
     name = "tensorrt"
     backend_ms: float | None = None
     """What the network took in the last inference by the GPU's own clock, copies not included. None in a graph."""
+    confidence: Confidence | None = None
+    """(1, rows, columns) of the last inference, where the engine tells it."""
 
     def __init__(
         self,
@@ -69,7 +71,10 @@ class PlanRunner:
         """What `warm_up` found: the median inference `plain` and by `graph`. Empty where it did not compare."""
         self._trt, self._gpu, self.zero_copy = trt, gpu, zero_copy
         self._shape = (1, *contract.size_hw, 3)
-        self._mask = np.zeros(self._shape[:3], np.uint8)
+        cells = contract.confidence_hw
+        shapes = {"mask": self._shape[:3], **({} if cells is None else {CONFIDENCE: (1, *cells)})}
+        self._found = {name: np.zeros(shape, np.uint8) for name, shape in shapes.items()}
+        """What the last inference gave, by the name of the output."""
         self._held: list[Held] = []
         self._graph: Held | None = None
         self.by_graph = bool(graph)
@@ -106,12 +111,13 @@ class PlanRunner:
         assert self._engine is not None
         expected = {
             "frame": (trt.TensorIOMode.INPUT, trt.DataType.UINT8, self._shape),
-            "mask": (trt.TensorIOMode.OUTPUT, trt.DataType.UINT8, self._shape[:3]),
+            **{name: (trt.TensorIOMode.OUTPUT, trt.DataType.UINT8, found.shape) for name, found in self._found.items()},
         }
         found = dict(map(self._describe_tensor, range(self._engine.num_io_tensors)))
         if found != expected:
             said = ", ".join(f"{name} {dtype} {shape}" for name, (_, dtype, shape) in found.items())
-            raise BackendError(f"the engine has {said}", expected=f"frame uint8 {self._shape} and mask", fix=_BUILD_FIX)
+            wanted = f"frame uint8 {self._shape} and {', '.join(self._found)}"
+            raise BackendError(f"the engine has {said}", expected=wanted, fix=_BUILD_FIX)
 
     def _describe_tensor(self, index: int) -> tuple[str, tuple[Any, Any, tuple[int, ...]]]:
         # No local name for the engine: a traceback would keep it alive beyond its runtime.
@@ -126,14 +132,19 @@ class PlanRunner:
         self._done = self._hold(gpu.event())
         self._began, self._ended = self._hold(gpu.timed_event()), self._hold(gpu.timed_event())
         self._host_frame = self._hold(gpu.host_array(self._shape, "the frame", mapped=mapped))
-        self._host_mask = self._hold(gpu.host_array(self._shape[:3], "the mask", mapped=mapped))
+        self._host_out = {
+            name: self._hold(gpu.host_array(found.shape, f"the {name}", mapped=mapped))
+            for name, found in self._found.items()
+        }
         if mapped:
-            self._frame, self._mask_out = self._host_frame, self._host_mask
+            self._frame, self._out = self._host_frame, self._host_out
         else:
             self._frame = self._hold(gpu.allocate(math.prod(self._shape), "the frame"))
-            self._mask_out = self._hold(gpu.allocate(math.prod(self._shape[:3]), "the mask"))
+            self._out = {
+                name: self._hold(gpu.allocate(found.size, f"the {name}")) for name, found in self._found.items()
+            }
         assert self._context is not None
-        for name, memory in (("frame", self._frame), ("mask", self._mask_out)):
+        for name, memory in (("frame", self._frame), *self._out.items()):
             if not self._context.set_tensor_address(name, memory.handle):
                 raise BackendError(f"TensorRT refuses the address of {name}", fix=_BUILD_FIX)
 
@@ -151,8 +162,10 @@ class PlanRunner:
         with self._alone():
             np.copyto(self._host_frame.array, frame)
             self._run()
-            np.copyto(self._mask, self._host_mask.array)
-        return self._mask
+            for name, found in self._found.items():
+                np.copyto(found, self._host_out[name].array)
+        self.confidence = self._found.get(CONFIDENCE)
+        return self._found["mask"]
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -192,7 +205,8 @@ class PlanRunner:
         if timed:
             gpu.record(self._ended, stream)
         if not self.zero_copy:
-            gpu.copy_out(self._host_mask, self._mask_out, stream)
+            for name, memory in self._out.items():
+                gpu.copy_out(self._host_out[name], memory, stream)
 
     def _record_graph(self) -> None:
         self._host_frame.array[...] = 127

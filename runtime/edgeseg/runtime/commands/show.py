@@ -109,6 +109,8 @@ def health_text(health: Health) -> str:
         parts.append(f"{health.changed:.2f} % of pixels change class from mask to mask")
     if health.flicker is not None:
         parts.append(f"{health.flicker:.2f} % flicker")
+    if health.unsure is not None:
+        parts.append(f"{health.unsure:.2f} % are unsure")
     if health.area_drift is not None:
         parts.append(f"class areas {health.area_drift:.3f} bits from the {health.area_reference}")
     return ", ".join(parts) if parts else "too few masks to tell how they are"

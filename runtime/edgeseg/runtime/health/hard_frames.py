@@ -1,7 +1,7 @@
 """Frames worth a label: those on which the masks behave unlike this camera's usual.
 
-A frame is hard if its flicker, or the divergence of its class areas from the camera's usual ones, is `DEVIATIONS`
-standard deviations above what it was of late. Both need no labels; see `edgeseg.runtime.health.monitor`.
+A frame is hard if its flicker, its unsure share, or the divergence of its class areas from the camera's usual ones, is
+`DEVIATIONS` standard deviations above what it was of late. None needs labels; see `edgeseg.runtime.health.monitor`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from edgeseg.runtime.health.store import FrameStore
 _log = logging.getLogger(__name__)
 
 DEVIATIONS = 4.0
-LEAST = {"flicker": 0.005, "area_jump": 0.02}
-"""What is below is never hard, however steady the camera: a share of the pixels, and bits."""
+LEAST = {"flicker": 0.005, "unsure": 0.02, "area_jump": 0.02}
+"""What is below is never hard, however steady the camera: shares of the picture, and bits."""
 LEAST_MASKS = 50
 """Masks from which the usual is known."""
 PAUSE_S = 5.0
@@ -94,7 +94,8 @@ class HardFrames:
 
 
 def _figures(reading: Reading, state: _Camera) -> dict[str, float]:
-    found = {} if reading.flicker is None else {"flicker": reading.flicker}
+    shares = {"flicker": reading.flicker, "unsure": reading.unsure}
+    found = {reason: share for reason, share in shares.items() if share is not None}
     if state.areas.count and state.areas.mean.any() and reading.areas.any():
         found["area_jump"] = divergence_bits(reading.areas, state.areas.mean)
     return found

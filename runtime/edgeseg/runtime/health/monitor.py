@@ -11,6 +11,9 @@ are counted too.
 Transactions on Information Theory 37, 1991) between the class areas seen and the reference: 0 where they are the same,
 1 where they have no class in common, and finite where a class is missing on one side, which the population stability
 index is not.
+
+`unsure` is the share of the picture where the network gives its class a softmax probability of less than a half, the
+baseline of Hendrycks and Gimpel ("A Baseline for Detecting Misclassified and Out-of-Distribution Examples", ICLR 2017).
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ WINDOW_S = 600.0
 """Figures are means that fade with this time constant, so that a bad hour shows after a good month."""
 NEIGHBOUR_S = 1.0
 """Masks further apart in time are not compared."""
+UNSURE_BELOW = 128
+"""255ths of a probability: a half."""
 SAMPLE = 1 << 16
 """Pixels of a mask that are looked at, at most; spread evenly."""
 
@@ -45,6 +50,8 @@ class Reading:
     areas: Areas
     changed: float | None = None
     flicker: float | None = None
+    unsure: float | None = None
+    """None where the graph tells no confidence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +62,8 @@ class Health:
     """Percent of pixels whose class changed from mask to mask."""
     flicker: float | None
     """Percent of pixels whose class changed and was back at once."""
+    unsure: float | None
+    """Percent of the picture whose class has a probability of less than a half; None where the graph tells none."""
     areas: Mapping[str, float]
     """Class -> percent of the pixels that have a class; classes not seen are left out."""
     area_drift: float | None
@@ -67,6 +76,7 @@ class Health:
         fields = {
             "changed": _rounded(self.changed, 3),
             "flicker": _rounded(self.flicker, 3),
+            "unsure": _rounded(self.unsure, 3),
             "areas": {name: round(area, 3) for name, area in self.areas.items()},
             "area_drift": _rounded(self.area_drift, 4),
             "area_reference": self.area_reference,
@@ -119,6 +129,7 @@ class HealthMonitor:
         self._classes = contract.classes
         self._reference = reference
         self._changed, self._flicker, self._areas = FadingMean(), FadingMean(), FadingMean()
+        self._unsure = FadingMean()
         self._past: list[tuple[float, Mask]] = []
         """The last two masks' samples, and when they were captured (seconds), the newest first."""
         self.latest: Reading | None = None
@@ -137,10 +148,13 @@ class HealthMonitor:
         if len(self._past) == 2:
             flicker = np.count_nonzero(differs & (sample == self._past[1][1])) / sample.size
             self._flicker.add(flicker, now_s)
+        unsure = unsure_share(result)
+        if unsure is not None:
+            self._unsure.add(unsure, now_s)
         areas = class_areas(sample, len(self._classes))
         self._areas.add(areas, now_s)
         self._past = [(now_s, sample), *self._past[:1]]
-        self.latest = Reading(areas=areas, changed=changed, flicker=flicker)
+        self.latest = Reading(areas=areas, changed=changed, flicker=flicker, unsure=unsure)
 
     def health(self) -> Health | None:
         """Return the figures of late; None before the first mask."""
@@ -155,10 +169,17 @@ class HealthMonitor:
         return Health(
             changed=100 * self._changed.mean if self._changed.count else None,
             flicker=100 * self._flicker.mean if self._flicker.count else None,
+            unsure=100 * self._unsure.mean if self._unsure.count else None,
             areas={name: 100 * float(share) for name, share in zip(self._classes, shares, strict=True) if share > 0},
             area_drift=None if expected is None else divergence_bits(shares, expected),
             area_reference=None if expected is None or reference is None else reference.origin,
         )
+
+
+def unsure_share(result: Result) -> float | None:
+    """Return the share of a result's cells, 0 to 1, that are unsure; None where the graph tells no confidence."""
+    cells = result.confidence
+    return None if cells is None else np.count_nonzero(cells < UNSURE_BELOW) / cells.size
 
 
 def class_areas(mask: Mask, classes: int) -> Areas:

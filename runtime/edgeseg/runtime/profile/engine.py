@@ -14,9 +14,9 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from edgeseg.runtime.backends import Backend, run_until_steady
+from edgeseg.runtime.backends import Backend, read_confidence, run_until_steady
 from edgeseg.runtime.bundle import Bundle
-from edgeseg.runtime.frame import Image, Mask
+from edgeseg.runtime.frame import Confidence, Image, Mask
 
 MAX_INFERENCES = 300
 """As many are looked into, warm-up included: ONNX Runtime keeps about a kilobyte for each operator of each."""
@@ -105,6 +105,11 @@ class ProfiledBackend:
         if len(self.began_ns) == MAX_INFERENCES:
             self._end()
         return mask
+
+    @property
+    def confidence(self) -> Confidence | None:
+        """Of the engine's latest inference."""
+        return read_confidence(self._inside.backend)
 
     def warm_up(self) -> None:
         """Infer grey frames until the time is steady."""

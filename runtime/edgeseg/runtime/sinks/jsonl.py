@@ -10,6 +10,7 @@ import numpy as np
 
 from edgeseg.runtime.errors import SinkError
 from edgeseg.runtime.frame import Mask, Result
+from edgeseg.runtime.health.monitor import unsure_share
 from edgeseg.runtime.sinks.feed import Feed
 
 
@@ -48,6 +49,7 @@ class JsonlSink:
 
     def _record(self, result: Result) -> dict[str, Any]:
         counts = np.bincount(result.mask.ravel(), minlength=len(self._classes))
+        unsure = unsure_share(result)
         return {
             "id": result.frame.id,
             "name": result.frame.name,
@@ -55,6 +57,7 @@ class JsonlSink:
             "frame_age_ms": round(result.frame_age_ms, 3),
             "inference_ms": round(result.inference_ms, 3),
             "area": {name: int(n) for name, n in zip(self._classes, counts, strict=False) if n},
+            **({} if unsure is None else {"unsure": round(100 * unsure, 3)}),
             "mask": encode_runs(result.mask),
         }
 

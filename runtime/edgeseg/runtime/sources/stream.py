@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import cv2
 
 from edgeseg.runtime.errors import SourceError
@@ -18,6 +20,9 @@ READ_TIMEOUT_MS = 5000
 # nobuffer throws away what was read to find out the format, which is the start of a video there.
 _OPTIONS = {"rtsp": "rtsp_transport;tcp|fflags;nobuffer", "udp": "fflags;nobuffer"}
 _OPTIONS["rtsps"] = _OPTIONS["rtsp"]
+_BRIEF_S = 0.4
+"""Of a live stream is what FFmpeg shall look at to find out its rate: by itself it takes more than a second."""
+_BRIEF = f"|analyzeduration;{_BRIEF_S * 1e6:.0f}"
 
 
 class StreamSource(CaptureSource):
@@ -47,12 +52,17 @@ def open_stream(url: str) -> StreamSource:
         number for name, value in limits.items() if hasattr(cv2, name) for number in (getattr(cv2, name), value)
     ]
     options = _OPTIONS.get(scheme_of(url) or "", "")
-    capture = open_capture(url, cv2.CAP_FFMPEG, parameters=parameters, ffmpeg_options=options)
-    first_bgr = decode_first(capture)
-    if first_bgr is None:
+    began_s = time.monotonic()
+    for wanted in [options + _BRIEF, options] if options else [""]:
+        capture = open_capture(url, cv2.CAP_FFMPEG, parameters=parameters, ffmpeg_options=wanted)
+        first_bgr = decode_first(capture)
+        if first_bgr is not None:
+            return StreamSource(url, capture, first_bgr)
         capture.release()
-        raise SourceError(
-            f"{redact(url)} gave no frame within {(OPEN_TIMEOUT_MS + READ_TIMEOUT_MS) / 1000:g} s",
-            fix="check address, user, password and that the camera is on; try the URL in ffplay",
-        )
-    return StreamSource(url, capture, first_bgr)
+        # What refuses at once, or does not answer, would not do so for being looked at longer.
+        if not _BRIEF_S < time.monotonic() - began_s < OPEN_TIMEOUT_MS / 2e3:
+            break
+    raise SourceError(
+        f"{redact(url)} gave no frame within {(OPEN_TIMEOUT_MS + READ_TIMEOUT_MS) / 1000:g} s",
+        fix="check address, user, password and that the camera is on; try the URL in ffplay",
+    )
