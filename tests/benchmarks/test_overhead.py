@@ -63,31 +63,47 @@ def times(median_ms: float, count: int = 20) -> npt.NDArray[np.float32]:
 
 
 def test_figures_follow_from_the_sides() -> None:
-    found = find_figures(make_contest(bare=times(10), live=times(12), bare_loop=times(10, 1), file=times(12.5, 1)))
+    means = {"bare_loop": times(10, 1), "file": times(12.5, 1)}
+    sides = {"bare": times(10), "paced": times(11), "live": times(12), **means}
+    found = find_figures(make_contest(20.0, **sides))
     assert found["overhead_ms"].value == pytest.approx(2, abs=0.2)
+    assert found["own_ms"].value == pytest.approx(1, abs=0.2)
     assert found["load"].value == pytest.approx(0.5, abs=0.01)
     assert found["age_p99_over_bare_p50"].value == pytest.approx(1.32, abs=0.02)
     assert found["throughput"].value == pytest.approx(0.8, abs=1e-3)
     assert all(figure.low <= figure.value <= figure.high for figure in found.values())
 
 
+def test_a_machine_that_is_slow_for_a_while_changes_no_difference() -> None:
+    means = {"bare_loop": times(10, 1), "file": times(12.5, 1)}
+    sides = {"bare": times(10), "paced": times(11), "live": times(12), **means}
+    slow = np.ones((LEAST_ROUNDS, 1), np.float32)
+    slow[4:13] = 1.5
+    sides = {name: side * slow for name, side in sides.items()}
+    sides["live"][4] /= 1.5  # a spell that began between two sides' turns
+    found = find_figures(make_contest(20.0, **sides))
+    assert 1.9 < found["overhead_ms"].value <= 3 and found["overhead_ms"].high < 3.5
+    assert found["throughput"].value == pytest.approx(0.8, abs=1e-3)
+
+
 def test_age_means_nothing_where_frames_must_wait() -> None:
-    sides = {"bare": times(10), "live": times(30), "bare_loop": times(10, 1), "file": times(10, 1)}
+    sides = {"bare": times(10), "paced": times(10), "live": times(30), "bare_loop": times(10, 1), "file": times(10, 1)}
     assert "age_p99_over_bare_p50" in find_figures(make_contest(period_ms=12.6, **sides))
     assert "age_p99_over_bare_p50" not in find_figures(make_contest(period_ms=12.0, **sides))
 
 
-def test_overhead_measures_four_sides_of_a_real_bundle(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_overhead_measures_five_sides_of_a_real_bundle(tiny_bundle: Path, tmp_path: Path) -> None:
     path = tmp_path / "overhead.json"
     words = [str(tiny_bundle), "--threads", "1", "--duration", "0.1", "--json", str(path)]
     result = CliRunner().invoke(overhead, words)
     assert result.exit_code == 0, result.output
     document = json.loads(path.read_text())
     jsonschema.validate(document, published_schema("contest"))
-    assert set(document["sides"]) == {"bare", "live", "bare loop", "file"}
-    assert {(ratio["of"], ratio["over"]) for ratio in document["ratios"]} == {("live", "bare"), ("file", "bare loop")}
+    assert set(document["sides"]) == {"bare", "paced", "live", "bare loop", "file"}
+    pairs = {("live", "bare"), ("live", "paced"), ("file", "bare loop")}
+    assert {(ratio["of"], ratio["over"]) for ratio in document["ratios"]} == pairs
     assert document["figures"]["overhead_ms"]["value"] > 0
-    assert document["sides"]["bare"]["frame_ms"]["count"] == 20 * document["rounds"]
+    assert document["sides"]["bare"]["frame_ms"]["count"] == 6 * document["rounds"]
 
 
 def test_paced_frames_are_never_early_and_end_when_closed() -> None:

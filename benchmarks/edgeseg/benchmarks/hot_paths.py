@@ -71,6 +71,36 @@ def run_the_pipeline() -> Call:
     return lambda: run_pipeline(Loop(), backend, bundle.contract, [NullSink()])
 
 
+def run_a_file() -> Call:
+    """A video file through the shipped network's CPU graph, one thread, to a null sink."""
+    import tempfile
+    from pathlib import Path
+
+    import cv2
+
+    from edgeseg.runtime.backends import open_backend
+    from edgeseg.runtime.bundle import open_bundle
+    from edgeseg.runtime.pipeline import run_pipeline
+    from edgeseg.runtime.sinks import NullSink
+    from edgeseg.runtime.sources import open_source
+
+    folder = tempfile.TemporaryDirectory(prefix="edgeseg-guard-clip-")
+    clip = Path(folder.name) / "noise.mp4"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, (640, 480))
+    for frame in _frames(count=16):
+        writer.write(frame)
+    writer.release()
+    bundle = open_bundle("street")
+    backend = open_backend(bundle, backend="ort", precision="int8-cpu", threads=1)
+    backend.warm_up()
+
+    def run() -> object:
+        assert folder.name  # kept as long as what reads it
+        return run_pipeline(open_source(str(clip)), backend, bundle.contract, [NullSink()])
+
+    return run
+
+
 def paint_the_overlay() -> Call:
     """A mask over its frame."""
     from edgeseg.runtime.bundle import open_bundle
@@ -101,6 +131,7 @@ PATHS = {
     "fit and unfit": fit_and_unfit,
     "infer on the CPU": infer_on_the_cpu,
     "run the pipeline": run_the_pipeline,
+    "run a file": run_a_file,
     "paint the overlay": paint_the_overlay,
     "count the confusion": count_the_confusion,
     "open the bundle": open_the_bundle,

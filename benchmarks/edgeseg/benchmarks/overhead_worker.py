@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean, median
 from typing import Any
 
@@ -60,10 +60,11 @@ class _Side:
         self._frames = read_frames(self._clip)
         fitter = Fitter(self._contract, (self._frames[0].shape[0], self._frames[0].shape[1]))
         self._fitted = [fitter.fit(frame).copy() for frame in self._frames]
-        self._run = {
-            "bare": self._infer, "live": self._live, "bare loop": lambda count: [fmean(self._infer(count))],
-            "file": self._file,
-        }[order["side"]]  # fmt: skip
+        runs: dict[str, Callable[[int], list[float]]] = {
+            "bare": self._infer, "paced": self._paced, "live": self._live, "file": self._file,
+            "bare loop": lambda count: [fmean(self._infer(count))],
+        }  # fmt: skip
+        self._run = runs[order["side"]]
         self._period_s = median(self._infer(16)) / 1e3 / order["load"]
         self._facts = {"precision": backend.precision, "threads": order["threads"], "period_ms": self._period_s * 1e3}
 
@@ -81,6 +82,16 @@ class _Side:
             self._backend.infer(self._fitted[index % len(self._fitted)])
             times_ms.append((time.perf_counter_ns() - began_ns) / 1e6)
         return times_ms[1:]
+
+    def _paced(self, count: int) -> list[float]:
+        """As `_infer`, a frame every period."""
+        times_ms, began_s = [], time.monotonic()
+        for index in range(_SETTLE_FRAMES + count):
+            time.sleep(max(0.0, began_s + index * self._period_s - time.monotonic()))
+            began_ns = time.perf_counter_ns()
+            self._backend.infer(self._fitted[index % len(self._fitted)])
+            times_ms.append((time.perf_counter_ns() - began_ns) / 1e6)
+        return times_ms[_SETTLE_FRAMES:]
 
     def _live(self, count: int) -> list[float]:
         # A sink that falls behind drops frames of its own, so it is the sink that says when it has enough.

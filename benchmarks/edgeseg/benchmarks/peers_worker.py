@@ -10,10 +10,10 @@ from typing import Any
 
 from edgeseg.benchmarks.answers import serve
 from edgeseg.benchmarks.errors import BenchmarkError
-from edgeseg.runtime.backends import Backend, open_backend
+from edgeseg.runtime.backends import Backend, open_backend, read_confidence
 from edgeseg.runtime.bundle import open_bundle
 from edgeseg.runtime.contract import Contract
-from edgeseg.runtime.frame import Result
+from edgeseg.runtime.frame import Confidence, Result
 from edgeseg.runtime.overlay import blend_classes
 from edgeseg.runtime.pipeline import Stop, run_pipeline
 from edgeseg.runtime.sources import open_source
@@ -54,7 +54,13 @@ class WarmBackend:
             backend.infer,
             backend.close,
         )
+        self._backend = backend
         backend.warm_up()
+
+    @property
+    def confidence(self) -> Confidence | None:
+        """Of the engine's latest inference."""
+        return read_confidence(self._backend)
 
     def warm_up(self) -> None:
         pass
