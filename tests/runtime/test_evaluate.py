@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -132,7 +133,7 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return run
 
 
-def run_evaluate(*arguments: str | Path) -> Any:
+def run_evaluate(*arguments: object) -> Any:
     return CliRunner(env={"COLUMNS": "200"}).invoke(evaluate_command, list(map(str, arguments)))
 
 
@@ -144,12 +145,22 @@ def test_run_is_evaluated_and_documented(make_dataset: DatasetMaker, run_folder:
     assert "mIoU 100.00 %" in outcome.output
     document = json.loads(out.read_text())
     assert document.pop("environment")["packages"]["numpy"] == np.__version__
+    assert document.pop("calibration") == {"absent": "the graph has no output `confidence`"}
     assert document == {
         "schema": "edgeseg/evaluate/1",
         "miou": 100.0,
         "per_class_iou": {"ground": 100.0, "crate": 100.0},
         "pixel_accuracy": 100.0,
         "images": 1,
+        "boundary_f": 100.0,
+        "per_class_boundary_f": {"ground": 100.0, "crate": 100.0},
+        "boundary_tolerance": 0.0075,
+        "confusion": {
+            "truth": ["ground", "crate", "tree"],
+            "prediction": ["ground", "crate", "tree", None],
+            "pixels": [[4096, 0, 0, 0], [0, 4096, 0, 0], [0, 0, 0, 0]],
+        },
+        "worst": [{"image": "a", "miou": 100.0}],
         "split": "all",
         "dataset": {"name": "yard", "digest": load_dataset(folder).digest("all")},
         "run": {"name": "run-7", "checkpoint_sha256": hashlib.sha256(b"weights").hexdigest()},
@@ -158,7 +169,25 @@ def test_run_is_evaluated_and_documented(make_dataset: DatasetMaker, run_folder:
     }
 
 
-@pytest.mark.parametrize("flag", [("--precision", "fp32"), ("--threads", "1")])
+def test_pictures_and_flicker_are_added_when_asked_for(
+    make_dataset: DatasetMaker, run_folder: Path, tmp_path: Path
+) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "drive.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 32))
+    for _ in range(4):
+        writer.write(np.full((32, 64, 3), PALETTE_BGR[0], np.uint8))
+    writer.release()
+    folder, json_path = make_dataset(scene("a", halves(64, 128))), tmp_path / "scores.json"
+    flags = ["--out", tmp_path / "pictures", "--video", tmp_path / "drive.avi", "--json", json_path]
+    outcome = run_evaluate(run_folder, folder, "--split", "all", *flags)
+    assert outcome.exit_code == 0, outcome.exception
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["confusion.png", "worst.png"]
+    flicker = json.loads(json_path.read_text())["flicker"]
+    assert flicker == {"video": "drive.avi", "frames": 4, "changed": 0, "flicker": 0}
+    assert "boundary F 100.00 %" in outcome.output and "flicker 0.000 %" in outcome.output
+    assert run_evaluate(run_folder, folder, "--split", "all", "--video", tmp_path / "none.avi").exit_code == 2
+
+
+@pytest.mark.parametrize("flag", [("--precision", "fp32"), ("--threads", "1"), ("--backend", "ort")])
 def test_bundle_flags_are_refused_for_a_run(
     make_dataset: DatasetMaker, run_folder: Path, flag: tuple[str, str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from edgeseg.train.network import SIZES, ConvNorm, Lite, SegmentationNetwork, Size, fold_batch_norms, mask_of
+from edgeseg.runtime.errors import TrainError
+from edgeseg.train.network import ConvNorm, Lite, SegmentationNetwork, fold_batch_norms, mask_of
+from edgeseg.train.sizes import SIZES, Scale, Size, read_scale, scale_by
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,7 @@ def network() -> SegmentationNetwork:
 def test_logits_come_at_stride_2_and_the_auxiliary_ones_at_16_in_every_size(size: Size) -> None:
     built = SegmentationNetwork(5, size=size).eval()
     assert built(torch.zeros(2, 3, 64, 96)).shape == (2, 5, 32, 48)
-    main, auxiliary = built.forward_training(torch.zeros(2, 3, 64, 96))
+    main, auxiliary = built.forward_training(torch.zeros(2, 3, 64, 96), built.draw_kept([0, 1]))
     assert (main.shape, auxiliary.shape) == ((2, 5, 32, 48), (2, 5, 4, 6))
 
 
@@ -60,6 +63,47 @@ def test_every_size_takes_its_pretrained_weights_and_the_larger_one_has_more(siz
     assert not any(map(torch.equal, before, built.backbone.stages.parameters()))
     counts = [sum(p.numel() for p in SegmentationNetwork(5, size=each).parameters()) for each in SIZES]
     assert counts == sorted(counts) and counts[-1] <= 4_000_000
+
+
+def test_sizes_are_steps_of_one_rule_and_the_next_step_is_larger_still() -> None:
+    assert list(SIZES.values()) == [scale_by(step) for step in (1, 2, 3)]
+    counts = [sum(p.numel() for p in SegmentationNetwork(5, size=scale_by(n)).parameters()) for n in range(1, 5)]
+    assert counts == sorted(set(counts))
+
+
+def test_size_described_in_a_file_is_the_one_of_the_same_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[network]\nlite = 0\nwidth = 64\nfine = 32\n")
+    assert read_scale(path) == SIZES["small"]
+    path.write_text("[network]\nlite = 0\nstages = 5\ntrimmed = 1\nwidth = 32\nfine = 32\nhas_dense_stem = true\n")
+    assert read_scale(path) == SIZES["nano"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[network]\nlite = 0\nwidth = 63\nfine = 32\n", r"width: .*multiple of 8"),
+        ("[network]\nlite = 1\nwidth = 64\nfine = 32\n", "lite: "),
+        ("[network]\nlite = 0\nwidth = 64\nfine = 32\ndepth = 3\n", "depth: "),
+        ("[net]\nlite = 0\n", "lite: Field required"),
+        ("[network\n", "is not TOML"),
+        (None, "No such file"),
+    ],
+)
+def test_file_that_describes_no_size_is_refused_by_its_key(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(TrainError, match=message):
+        read_scale(path)
+
+
+def test_dropout_of_a_sample_does_not_depend_on_its_batch() -> None:
+    built = SegmentationNetwork(5, size=Scale(lite=0, width=32, fine=512), dropout=0.25)
+    kept = built.draw_kept([7, 8, 9])
+    assert torch.equal(kept[1], built.draw_kept([8])[0]) and not torch.equal(kept[0], kept[1])
+    assert set(kept.flatten().tolist()) == {0.0, torch.tensor(4 / 3).item()}
+    assert 0.2 < float((kept == 0).float().mean()) < 0.3
 
 
 @torch.no_grad()
@@ -108,6 +152,6 @@ def test_stride_two_pads_as_tensorflow_does(kernel: int, before: int, after: int
 
 
 def test_every_operator_is_one_that_tensorrt_runs_in_int8(network: SegmentationNetwork) -> None:
-    allowed = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.ZeroPad2d, nn.Dropout2d, nn.Identity)
+    allowed = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.ZeroPad2d, nn.Identity)
     leaves = [m for m in network.modules() if not list(m.children())]
     assert {type(m).__name__ for m in leaves if not isinstance(m, allowed)} == set()

@@ -1,19 +1,24 @@
-"""Augmented samples: the image and its labels stay together, and randomness comes from (seed, epoch, index) alone."""
+"""Augmented samples: the image and its labels stay together, and randomness comes from (seed, epoch, number) alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.dataset import Dataset, load_dataset
 from edgeseg.runtime.errors import TrainError
 from edgeseg.train.config import TrainConfig
+from edgeseg.train.fitted import DecodedPairs
 from edgeseg.train.loop import contract_of
-from edgeseg.train.samples import NETWORK_IGNORE, TrainingSamples, to_network
+from edgeseg.train.ranks import Ranks
+from edgeseg.train.samples import NETWORK_IGNORE, Deal, Key, Sample, TrainingSamples, to_network
 
 CONFIG = TrainConfig(height=64, width=96, crop=1.0)
 
@@ -23,8 +28,25 @@ def dataset(street_dataset: Path) -> Dataset:
     return load_dataset(street_dataset)
 
 
-def _samples(dataset: Dataset, config: TrainConfig = CONFIG) -> TrainingSamples:
-    return TrainingSamples(dataset, contract_of(dataset, config), config)
+class _Samples:
+    """Samples of one epoch after another, as images and labels."""
+
+    def __init__(self, dataset: Dataset, config: TrainConfig, rare: Sequence[int]) -> None:
+        contract = contract_of(dataset, config)
+        pairs = DecodedPairs(dataset, contract, config.splits)
+        self._samples, self.epoch = TrainingSamples(pairs, contract, config, rare=rare), 0
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        sample = self._samples[Key(self.epoch, number)]
+        assert isinstance(sample, Sample)
+        return sample.image, sample.labels
+
+
+def _samples(dataset: Dataset, config: TrainConfig = CONFIG, rare: Sequence[int] = ()) -> _Samples:
+    return _Samples(dataset, config, rare)
 
 
 def test_sample_has_the_networks_shape_range_and_labels(dataset: Dataset) -> None:
@@ -45,7 +67,7 @@ def test_same_seed_epoch_and_index_give_the_same_sample_in_any_order(dataset: Da
 def test_epochs_and_seeds_differ(dataset: Dataset) -> None:
     samples = _samples(dataset)
     first = samples[0][0]
-    samples.set_epoch(1)
+    samples.epoch = 1
     assert not torch.equal(samples[0][0], first)
     other = _samples(dataset, TrainConfig(height=64, width=96, crop=1.0, seed=1))
     assert not torch.equal(other[0][0], first)
@@ -67,7 +89,7 @@ def test_labels_move_with_the_image(tmp_path: Path) -> None:
     samples = _samples(load_dataset(tmp_path))
     agreement = []
     for epoch in range(20):
-        samples.set_epoch(epoch)
+        samples.epoch = epoch
         image, labels = samples[0]
         known = labels != NETWORK_IGNORE
         middle = (image.max() + image.min()) / 2
@@ -79,14 +101,15 @@ def test_synthetic_share_adds_frames_that_change_with_the_epoch(dataset: Dataset
     samples = _samples(dataset, TrainConfig(height=64, width=96, crop=1.0, synthetic=0.2))
     assert len(samples) == 12
     first = samples[11][0]
-    samples.set_epoch(1)
+    samples.epoch = 1
     assert not torch.equal(samples[11][0], first)
 
 
 def test_synthetic_frames_for_other_classes_are_refused(dataset: Dataset) -> None:
     contract = Contract(height=64, width=96, classes=("a", "b"), palette=((0, 0, 0), (1, 1, 1)), ignore_index=255)
     with pytest.raises(TrainError, match=r"synthetic.*--synthetic"):
-        TrainingSamples(dataset, contract, TrainConfig(height=64, width=96, synthetic=0.1))
+        config = TrainConfig(height=64, width=96, synthetic=0.1)
+        TrainingSamples(DecodedPairs(dataset, contract, config.splits), contract, config)
 
 
 def test_network_input_is_rgb_in_minus_one_to_one() -> None:
@@ -128,10 +151,40 @@ def test_rare_crops_hold_a_rare_class_where_there_is_one(tmp_path: Path) -> None
     seen = {}
     for share in (0.0, 1.0):
         config = TrainConfig(height=256, width=384, crop=0.25, scale_min=1.0, scale_max=1.0, rare=share)
-        samples = TrainingSamples(dataset, contract_of(dataset, config), config, rare=[1])
+        samples = _samples(dataset, config, rare=[1])
         hits = 0
         for epoch in range(24):
-            samples.set_epoch(epoch)
+            samples.epoch = epoch
             hits += bool((samples[0][1] == 1).any())
         seen[share] = hits
     assert seen[1.0] == 24 and seen[0.0] < 16
+
+
+@given(samples=st.integers(1, 60), batch=st.integers(1, 16), processes=st.integers(1, 4), epoch=st.integers(0, 3))
+def test_processes_share_the_steps_that_one_would_take(samples: int, batch: int, processes: int, epoch: int) -> None:
+    """Whatever their number: each step's samples are the same, none is left out or seen twice, none waits without."""
+    config = TrainConfig(batch=batch)
+    alone = Deal(samples, config)
+    alone.epoch = epoch
+    steps = [[key.number for key in step] for step in alone]
+    assert sorted(number for step in steps for number in step) == list(range(samples))
+    assert max(map(len, steps)) <= batch and max(map(len, steps)) - min(map(len, steps)) <= 1
+    if min(map(len, steps)) < processes:
+        with pytest.raises(TrainError, match="fewer processes"):
+            Deal(samples, config, Ranks(rank=0, count=processes))
+        return
+    deals = [Deal(samples, config, Ranks(rank=rank, count=processes)) for rank in range(processes)]
+    for deal in deals:
+        deal.epoch = epoch
+    for whole, *parts in zip(steps, *deals, strict=True):
+        assert sorted(whole) == sorted(key.number for part in parts for key in part)
+        assert all(parts)
+
+
+def test_order_changes_with_epoch_and_seed() -> None:
+    orders = []
+    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
+        deal = Deal(40, TrainConfig(batch=8, seed=seed))
+        deal.epoch = epoch
+        orders.append([key.number for step in deal for key in step])
+    assert len({tuple(order) for order in orders}) == 3

@@ -17,6 +17,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from edgeseg.runtime.cli import main
+from edgeseg.train.network import SegmentationNetwork
 from edgeseg.train.run import load_run, read_checkpoint
 
 TINY = ("--size", "96x64", "--batch", "4", "--score-every", "1", "--from-scratch")
@@ -58,14 +59,14 @@ def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(
     """Killed without warning in the second epoch; the first epoch's checkpoint is whole and the run goes on from it."""
     out = tmp_path / "broken"
     code = (
-        "import os, edgeseg.train.commands as c\n"
+        "import dataclasses, os, edgeseg.train.commands as c\n"
         "real = c.train_run\n"
-        "def dying(*a, on_batch, **k):\n"
+        "def dying(*a, watcher, **k):\n"
         "    seen = []\n"
         "    def count():\n"
         "        seen.append(1)\n"
         "        if len(seen) == 5: os.kill(os.getpid(), 9)\n"
-        "    return real(*a, on_batch=count, **k)\n"
+        "    return real(*a, watcher=dataclasses.replace(watcher, on_batch=count), **k)\n"
         "c.train_run = dying\n"
         f"c.train({['train', str(street_dataset), '--out', str(out), '--epochs', '2', *TINY][1:]!r})\n"
     )
@@ -208,6 +209,92 @@ def test_unwritable_checkpoint_is_one_clear_line_and_the_old_one_is_kept(finishe
     assert "--resume" in done.stdout and len(done.stdout.splitlines()) == 1, done.stderr
     assert (out / "checkpoint.pt").read_bytes() == before
     assert not [path for path in out.iterdir() if "partial" in path.name]
+
+
+@pytest.fixture(scope="module")
+def hundred(street_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ten training pairs eleven times over, by links; one picture is cut short."""
+    folder = tmp_path_factory.mktemp("hundred") / "streets"
+    shutil.copytree(street_dataset, folder)
+    for kind in ("images", "masks"):
+        for path in sorted((folder / kind / "train").iterdir()):
+            for copy in range(10):
+                (folder / kind / "train" / f"{path.stem}-{copy}.png").symlink_to(path)
+    bad = folder / "images" / "train" / "05-3.png"
+    bad.unlink()
+    bad.write_bytes((folder / "images" / "train" / "05.png").read_bytes()[:300])
+    return folder
+
+
+def test_unreadable_picture_is_named_and_passed_over_the_same_with_any_workers_and_no_cache(
+    hundred: Path, tmp_path: Path
+) -> None:
+    rows = []
+    for name, flags in (("one", ("--workers", "1")), ("two", ("--workers", "2", "--no-cache"))):
+        out = tmp_path / name
+        result = _train(hundred, out, *flags, "--batch", "37", "--network", "nano", epochs=1)
+        assert result.exit_code == 0, result.output
+        assert "passed over 1 of 110" in result.output and "05-3.png" in result.output
+        rows.append(json.loads((out / "metrics.json").read_text())["history"][0])
+        assert (
+            len(rows[-1].pop("unreadable")) == 1 and 0 <= rows[-1].pop("waited_seconds") <= rows[-1].pop("seconds") + 1
+        )
+    assert rows[0] == rows[1]
+
+
+def test_training_ends_when_more_than_one_in_a_hundred_cannot_be_read(hundred: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(hundred, folder, symlinks=True)
+    for name in ("02-1", "03-7"):
+        (folder / "images" / "train" / f"{name}.png").unlink()
+        (folder / "images" / "train" / f"{name}.png").write_bytes(b"no picture")
+    result = _train(folder, tmp_path / "run", "--workers", "0", epochs=1)
+    assert result.exit_code == 1 and len(result.stderr.strip().splitlines()) == 1
+    assert "2 of 110 pairs cannot be read" in result.stderr and "at most 1 %" in result.stderr
+
+
+@pytest.mark.parametrize("flags", [("--precision", "bf16", "--no-channels-last"), ("--precision", "fp16")])
+def test_half_precision_learns_and_is_part_of_the_run(
+    street_dataset: Path, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    """fp16's gradients are scaled, and the scale is kept in the checkpoint."""
+    out, flags = (
+        tmp_path / "run",
+        (*flags, "--network", "nano", "--workers", "0", "--device", "cpu", "--select", "none"),
+    )
+    result = _train(street_dataset, out, *flags)
+    assert result.exit_code == 0, result.output
+    checkpoint = read_checkpoint(out)
+    assert checkpoint.history[1]["loss"] < checkpoint.history[0]["loss"]
+    assert bool(checkpoint.scaler) == ("fp16" in flags)
+    assert {value.dtype for value in checkpoint.network.values() if value.is_floating_point()} == {torch.float32}
+    other = _train(street_dataset, out, *flags, "--precision", "fp32", "--resume")
+    assert other.exit_code == 1 and "precision is fp32" in other.stderr
+
+
+def test_gpu_that_is_not_there_is_one_line(street_dataset: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    result = _train(street_dataset, tmp_path / "run", "--device", "cuda")
+    assert result.exit_code == 1 and "--device cpu" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_network_of_a_file_is_trained_and_loaded_again(street_dataset: Path, tmp_path: Path) -> None:
+    size = tmp_path / "thin.toml"
+    size.write_text("[network]\nlite = 0\nstages = 5\nwidth = 16\nfine = 16\nhas_dense_stem = true\n")
+    result = _train(street_dataset, tmp_path / "run", "--network", str(size), "--workers", "0", epochs=1)
+    assert result.exit_code == 0, result.output
+    loaded = load_run(tmp_path / "run")
+    assert loaded.metadata["config"]["network"]["width"] == 16
+    assert isinstance(loaded.network, SegmentationNetwork) and loaded.network.classifier.in_channels == 16
+    other = _train(street_dataset, tmp_path / "run", "--network", "nano", "--resume", epochs=1)
+    assert other.exit_code == 1 and "network is nano" in other.stderr
+
+
+def test_unknown_network_is_wrong_usage(street_dataset: Path, tmp_path: Path) -> None:
+    result = _train(street_dataset, tmp_path / "run", "--network", "huge")
+    assert result.exit_code == 2 and "nano, small, medium" in result.stderr
 
 
 def test_help_ends_with_an_example() -> None:

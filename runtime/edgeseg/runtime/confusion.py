@@ -100,5 +100,9 @@ class ConfusionMatrix:
         }
         return {name: figure for name, figure in figures.items() if figure is not None}
 
+    def counts_document(self) -> dict[str, Any]:
+        """Return the counts for JSON: rows are the truth, columns the prediction, the last of them of no class."""
+        return {"truth": list(self.classes), "prediction": [*self.classes, None], "pixels": self.counts.tolist()}
+
     def _hits(self) -> npt.NDArray[np.int64]:
         return self.counts.diagonal()

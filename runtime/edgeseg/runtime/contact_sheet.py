@@ -25,13 +25,23 @@ TITLE_CAP, HEAD_CAP, TEXT_CAP = 19, 11, 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Row:
-    """A kept result, already at the sheet's size: a long run of large frames must not fill the memory."""
+class SheetRow:
+    """One line of a sheet, already at its size: a long run of large frames must not fill the memory."""
 
     image_bgr: Image
     mask: Mask
     truth: Mask | None
     caption: str
+
+    @classmethod
+    def of(cls, image_bgr: Image, mask: Mask, truth: Mask | None, caption: str) -> SheetRow:
+        """Shrink what was seen to the sheet's size."""
+        return cls(
+            image_bgr=_shrink(image_bgr, cv2.INTER_AREA),
+            mask=_shrink(mask, cv2.INTER_NEAREST),
+            truth=None if truth is None else _shrink(truth, cv2.INTER_NEAREST),
+            caption=caption,
+        )
 
 
 class ContactSheet:
@@ -46,7 +56,7 @@ class ContactSheet:
     def __init__(self, contract: Contract, *, rows: int = 4) -> None:
         """`rows` is the number of frames on the sheet, fewer if the run is shorter."""
         self.contract, self.rows = contract, rows
-        self._kept: list[_Row] = []
+        self._kept: list[SheetRow] = []
         self._stride = 1
         self._seen = 0
 
@@ -67,77 +77,80 @@ class ContactSheet:
 
     def render(self, title: str, facts: Sequence[str]) -> Image:
         """Draw the sheet under `title` and a line of `facts`. Returns (H, W, 3) uint8 BGR."""
-        rows = self._spread()
-        columns = ["frame", "prediction", *(["truth"] if any(row.truth is not None for row in rows) else [])]
-        tiles = [self._tiles(row, len(columns)) for row in rows]
-        width = 2 * MARGIN + len(columns) * TILE_WIDTH + (len(columns) - 1) * GAP
-        bands = [
-            _heading(title, facts, width),
-            _labels(columns, width),
-            *(_band(row, row_tiles, width) for row, row_tiles in zip(rows, tiles, strict=True)),
-            self._legend(rows, width),
-        ]
-        return np.vstack(bands)
+        return draw_sheet(self._spread(), self.contract, title=title, facts=facts)
 
     def save(self, path: Path, *, title: str, facts: Sequence[str]) -> None:
         """Write the sheet to `path` as PNG, whole or not at all. Raises `SinkError` if it cannot be written."""
-        data = cv2.imencode(".png", self.render(title, facts))[1].tobytes()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, data)
-        except OSError as error:
-            raise SinkError(
-                f"contact sheet {path} cannot be written ({error.strerror})", fix="name a writable folder"
-            ) from error
+        save_picture(path, self.render(title, facts))
 
-    def _row(self, result: Result) -> _Row:
+    def _row(self, result: Result) -> SheetRow:
         frame = result.frame
         caption = [frame.name, f"age {result.frame_age_ms:.0f} ms", f"inference {result.inference_ms:.0f} ms"]
         if frame.truth is not None:
             known = frame.truth != self.contract.ignore_index
             if known.any():
                 caption.append(f"{100 * np.mean(result.mask[known] == frame.truth[known]):.1f}% of pixels right")
-        return _Row(
-            image_bgr=_shrink(frame.image_bgr, cv2.INTER_AREA),
-            mask=_shrink(result.mask, cv2.INTER_NEAREST),
-            truth=None if frame.truth is None else _shrink(frame.truth, cv2.INTER_NEAREST),
-            caption="    ".join(caption),
-        )
+        return SheetRow.of(frame.image_bgr, result.mask, frame.truth, "    ".join(caption))
 
-    def _spread(self) -> list[_Row]:
+    def _spread(self) -> list[SheetRow]:
         """Pick `rows` of what was kept, first and last included."""
         count = min(self.rows, len(self._kept))
         return [self._kept[round(i)] for i in np.linspace(0, len(self._kept) - 1, count)]
 
-    def _tiles(self, row: _Row, columns: int) -> list[Image]:
-        tiles = [row.image_bgr, blend_classes(row.image_bgr, row.mask, self.contract)]
-        if row.truth is not None:
-            tiles.append(blend_classes(row.image_bgr, row.truth, self.contract))
-        return tiles + [np.full_like(row.image_bgr, PAPER)] * (columns - len(tiles))
 
-    def _legend(self, rows: Sequence[_Row], width: int) -> Image:
-        """Chips and names of the classes on the sheet, wrapped."""
-        shown = {int(i) for row in rows for mask in (row.mask, row.truth) if mask is not None for i in np.unique(mask)}
-        chip, step = TEXT_CAP + 4, 2 * TEXT_CAP + 6
-        lines: list[list[tuple[int, int]]] = [[]]
-        left = MARGIN
-        for index in sorted(i for i in shown if i < len(self.contract.classes)):
-            room = chip + 8 + text_width(self.contract.classes[index], TEXT_CAP)
-            if left + room > width - MARGIN and lines[-1]:
-                lines.append([])
-                left = MARGIN
-            lines[-1].append((left, index))
-            left += room + 22
-        band = _paper(MARGIN + step * len(lines), width)
-        for number, line in enumerate(lines):
-            top = MARGIN // 3 + number * step
-            for left, index in line:
-                red, green, blue = self.contract.palette[index]
-                fill_rounded(band, (left, top, chip, chip), 4, SOFT, 0.5)
-                fill_rounded(band, (left + 1, top + 1, chip - 2, chip - 2), 3, (blue, green, red), 1.0)
-                name_left = left + chip + 8
-                put_text(band, self.contract.classes[index], name_left, top + chip - 2, TEXT_CAP, SOFT)
-        return band
+def draw_sheet(rows: Sequence[SheetRow], contract: Contract, *, title: str, facts: Sequence[str]) -> Image:
+    """Draw `rows` under `title` and a line of `facts`. Returns (H, W, 3) uint8 BGR."""
+    columns = ["frame", "prediction", *(["truth"] if any(row.truth is not None for row in rows) else [])]
+    width = 2 * MARGIN + len(columns) * TILE_WIDTH + (len(columns) - 1) * GAP
+    bands = [
+        _heading(title, facts, width),
+        _labels(columns, width),
+        *(_band(row, _tiles(row, len(columns), contract), width) for row in rows),
+        _legend(rows, contract, width),
+    ]
+    return np.vstack(bands)
+
+
+def save_picture(path: Path, picture_bgr: Image) -> None:
+    """Write a picture to `path` as PNG, whole or not at all. Raises `SinkError` if it cannot be written."""
+    data = cv2.imencode(".png", picture_bgr)[1].tobytes()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, data)
+    except OSError as error:
+        raise SinkError(f"picture {path} cannot be written ({error.strerror})", fix="name a writable folder") from error
+
+
+def _tiles(row: SheetRow, columns: int, contract: Contract) -> list[Image]:
+    tiles = [row.image_bgr, blend_classes(row.image_bgr, row.mask, contract)]
+    if row.truth is not None:
+        tiles.append(blend_classes(row.image_bgr, row.truth, contract))
+    return tiles + [np.full_like(row.image_bgr, PAPER)] * (columns - len(tiles))
+
+
+def _legend(rows: Sequence[SheetRow], contract: Contract, width: int) -> Image:
+    """Chips and names of the classes on the sheet, wrapped."""
+    shown = {int(i) for row in rows for mask in (row.mask, row.truth) if mask is not None for i in np.unique(mask)}
+    chip, step = TEXT_CAP + 4, 2 * TEXT_CAP + 6
+    lines: list[list[tuple[int, int]]] = [[]]
+    left = MARGIN
+    for index in sorted(i for i in shown if i < len(contract.classes)):
+        room = chip + 8 + text_width(contract.classes[index], TEXT_CAP)
+        if left + room > width - MARGIN and lines[-1]:
+            lines.append([])
+            left = MARGIN
+        lines[-1].append((left, index))
+        left += room + 22
+    band = _paper(MARGIN + step * len(lines), width)
+    for number, line in enumerate(lines):
+        top = MARGIN // 3 + number * step
+        for left, index in line:
+            red, green, blue = contract.palette[index]
+            fill_rounded(band, (left, top, chip, chip), 4, SOFT, 0.5)
+            fill_rounded(band, (left + 1, top + 1, chip - 2, chip - 2), 3, (blue, green, red), 1.0)
+            name_left = left + chip + 8
+            put_text(band, contract.classes[index], name_left, top + chip - 2, TEXT_CAP, SOFT)
+    return band
 
 
 def _shrink(picture: Image | Mask, interpolation: int) -> Image:
@@ -166,7 +179,7 @@ def _labels(columns: Sequence[str], width: int) -> Image:
     return band
 
 
-def _band(row: _Row, tiles: Sequence[Image], width: int) -> Image:
+def _band(row: SheetRow, tiles: Sequence[Image], width: int) -> Image:
     height = row.image_bgr.shape[0]
     band = _paper(height + TEXT_CAP + 30, width)
     for number, tile in enumerate(tiles):

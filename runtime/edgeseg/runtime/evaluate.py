@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
+import numpy as np
+
 from edgeseg.runtime.backends import Backend, open_backend
 from edgeseg.runtime.bundle import Bundle
 from edgeseg.runtime.confusion import ConfusionMatrix
 from edgeseg.runtime.contract import Contract, Fitter
-from edgeseg.runtime.dataset import Dataset
+from edgeseg.runtime.dataset import Dataset, Pair
 from edgeseg.runtime.errors import DatasetError, EdgesegError
-from edgeseg.runtime.frame import Image, Mask
+from edgeseg.runtime.frame import Confidence, Image, Mask
 
 CHECKPOINT = "checkpoint.pt"
 """The file that makes a folder a training run."""
@@ -48,6 +50,36 @@ class BundlePredictor:
         return self.backend.infer(fitted)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Certainty:
+    """How sure a network was, where it tells: once for each cell of a few pixels of its input.
+
+    All three are (rows, columns) uint8: the label at the middle of each cell, the class seen there, and its probability
+    in 255ths, rounded down.
+    """
+
+    truth: Mask
+    mask: Mask
+    confidence: Confidence
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Prediction:
+    """What a network saw in one image of a dataset, at the label's own resolution."""
+
+    pair: Pair
+    image_bgr: Image
+    truth: Mask
+    mask: Mask
+    """(H, W) uint8 class indices; the contract's ignore index where the network saw nothing."""
+    certainty: Certainty | None = None
+    """None where it was not asked for, or where the network tells none."""
+
+
+Alter = Callable[[Pair, Image, Mask], Image]
+"""Turns a pair's photo, (H, W, 3) uint8, with its label at hand, into what the network is shown instead."""
+
+
 def evaluate(
     network: Bundle | Predictor, dataset: Dataset, split: str, *, advance: Callable[[], object] = lambda: None
 ) -> ConfusionMatrix:
@@ -61,29 +93,68 @@ def evaluate(
             return evaluate(predictor, dataset, split, advance=advance)
     check_classes(network.contract, dataset)
     matrix = ConfusionMatrix(dataset.classes, dataset.ignore_index)
+    for prediction in predict_pairs(network, dataset, dataset.pairs(split)):
+        matrix.add(prediction.truth, prediction.mask)
+        advance()
+    return matrix
+
+
+def predict_pairs(
+    network: Predictor,
+    dataset: Dataset,
+    pairs: Sequence[Pair],
+    *,
+    alter: Alter | None = None,
+    with_certainty: bool = False,
+) -> Iterator[Prediction]:
+    """Run `network` over `pairs`, each photo altered first where `alter` is given.
+
+    Raises `DatasetError` if a pair cannot be used.
+    """
     fitters: dict[tuple[int, int], Fitter] = {}
-    for pair in dataset.pairs(split):
+    engine = network.backend if isinstance(network, BundlePredictor) else network
+    for pair in pairs:
         image, truth = dataset.read_image(pair), dataset.read_mask(pair)
         if image.shape[:2] != truth.shape:
             raise DatasetError(
                 f"{pair.mask}: mask {truth.shape[1]}×{truth.shape[0]}",
                 expected=f"{image.shape[1]}×{image.shape[0]} as its image",
-                fix=f"see `edgeseg data check {dataset.folder} --split {split}`",
+                fix=f"see `edgeseg data check {dataset.folder}`",
             )
+        if alter is not None:
+            image = alter(pair, image, truth)
         size_hw = (image.shape[0], image.shape[1])
         fitter = fitters.get(size_hw) or fitters.setdefault(size_hw, Fitter(network.contract, size_hw))
-        matrix.add(truth, fitter.unfit(network.infer(fitter.fit(image))[0]))
-        advance()
-    return matrix
+        mask = network.infer(fitter.fit(image))[0]
+        confidence: Confidence | None = getattr(engine, "confidence", None) if with_certainty else None
+        yield Prediction(
+            pair=pair,
+            image_bgr=image,
+            truth=truth,
+            mask=fitter.unfit(mask),
+            certainty=None if confidence is None else _at_cells(fitter.fit_mask(truth), mask, confidence[0]),
+        )
+
+
+def _at_cells(truth: Mask, mask: Mask, confidence: Confidence) -> Certainty:
+    cell = mask.shape[0] // confidence.shape[0]
+    middles = (slice(cell // 2, None, cell), slice(cell // 2, None, cell))
+    return Certainty(truth=truth[middles], mask=mask[middles], confidence=confidence)
+
+
+def spread_pairs(pairs: Sequence[Pair], count: int | None) -> list[Pair]:
+    """Return at most `count` of `pairs`, spread evenly: neighbours in a film are much alike. None is all of them."""
+    places = np.linspace(0, len(pairs) - 1, min(len(pairs), count or len(pairs))).round().astype(int)
+    return [pairs[place] for place in places]
 
 
 @contextmanager
 def open_bundle_predictor(
-    bundle: Bundle, *, precision: str = "auto", threads: int | None = None
+    bundle: Bundle, *, precision: str = "auto", threads: int | None = None, backend: str = "auto"
 ) -> Iterator[BundlePredictor]:
     """Open a bundle's graph of `precision` on this machine's backend; the backend is closed at the end."""
-    with closing(open_backend(bundle, precision=precision, threads=threads)) as backend:
-        yield BundlePredictor(contract=bundle.contract, backend=backend)
+    with closing(open_backend(bundle, backend=backend, precision=precision, threads=threads)) as engine:
+        yield BundlePredictor(contract=bundle.contract, backend=engine)
 
 
 def check_classes(contract: Contract, dataset: Dataset) -> None:

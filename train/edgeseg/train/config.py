@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from edgeseg.runtime.contract import Fit
 from edgeseg.runtime.errors import TrainError
-from edgeseg.train.network import Size
+from edgeseg.train.sizes import SIZES, Scale, Size
 
 
 def _multiple_of_32(side: int) -> int:
@@ -17,6 +17,7 @@ def _multiple_of_32(side: int) -> int:
     return side
 
 
+Precision = Literal["fp32", "bf16", "fp16"]
 Side = Annotated[int, Field(ge=64, le=4096), AfterValidator(_multiple_of_32)]
 
 
@@ -40,7 +41,8 @@ class TrainConfig(BaseModel):
     learning_rate: float = Field(default=2e-3, ge=1e-6, le=1.0)
     """Peak rate of the decoder; the pretrained backbone takes a quarter of it."""
     weight_decay: float = Field(default=0.02, ge=0, le=1.0)
-    network: Size = "small"
+    network: Size | Scale = "small"
+    """Its size by name, or described."""
     lovasz: float = Field(default=0.5, ge=0, le=10.0)
     """Weight of the Lovász loss, which lowers what IoU counts, beside the cross-entropy."""
     teacher: str | None = None
@@ -50,12 +52,20 @@ class TrainConfig(BaseModel):
     scale_min: float = Field(default=0.5, ge=0.1, le=1.0)
     scale_max: float = Field(default=2.0, ge=1.0, le=8.0)
     """Random scale of a training image before it is cropped."""
+    colour: float = Field(default=1.0, ge=0, le=2.0)
+    """How far brightness, contrast, saturation and hue of a crop are moved; 1 is up to 40 % of the first two."""
+    balance: float = Field(default=0.4, ge=0, le=1.0)
+    """Power of (median frequency / frequency) that weighs a class in the cross-entropy; 0 weighs all alike."""
+    robust: float = Field(default=0.0, ge=0, le=1)
+    """Share of the crops that are degraded so that corrupted photos cost less."""
     rare: float = Field(default=0.5, ge=0, le=1)
     """Share of the crops that are placed over a pixel of a rare class."""
     auxiliary: float = Field(default=0.4, ge=0, le=10.0)
     """Weight of the auxiliary head's loss."""
     ema: float = Field(default=0.998, ge=0, lt=1)
     """Decay of the averaged weights, per step, once warm."""
+    precision: Precision = "fp32"
+    """What the network computes in while it learns; weights, losses and batch statistics stay in fp32."""
     synthetic: float = Field(default=0.0, ge=0, le=1)
     """Frames of the built-in street camera per real image; needs its classes."""
     score_every: int = Field(default=5, ge=1)
@@ -75,6 +85,10 @@ class TrainConfig(BaseModel):
             raise TrainError(
                 f"setting {name} is {first.get('input')!r}", expected=first["msg"], fix=f"choose another {name}"
             ) from None
+
+    @property
+    def scale(self) -> Scale:
+        return self.network if isinstance(self.network, Scale) else SIZES[self.network]
 
     @property
     def crop_hw(self) -> tuple[int, int]:

@@ -1,39 +1,66 @@
-"""The training loop: one linear script, a checkpoint after every epoch, resumable after any kill."""
+"""The training loop: one linear script, a checkpoint after every epoch, resumable after any kill.
+
+It runs unchanged in one process and in several: what they share is in `ranks`.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader
 
-from edgeseg.runtime.contract import Contract, Fitter
+from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.dataset import Dataset
-from edgeseg.runtime.errors import TrainError
+from edgeseg.runtime.dataset_bad_pairs import BadPairs
+from edgeseg.runtime.errors import TrainError, UnreadablePairError
 from edgeseg.runtime.evaluate import evaluate
 from edgeseg.runtime.frame import Image
 from edgeseg.train.config import TrainConfig
-from edgeseg.train.losses import distillation_loss, segmentation_loss
-from edgeseg.train.network import SIZES, SegmentationNetwork
+from edgeseg.train.fitted import DecodedPairs, FittedPairs
+from edgeseg.train.losses import class_weights, distillation_loss, segmentation_loss
+from edgeseg.train.network import SegmentationNetwork
+from edgeseg.train.optimise import learning_rate_at, make_average, make_optimiser
 from edgeseg.train.predict import Predictor
+from edgeseg.train.ranks import ALONE, Ranks, share_batch_norms
 from edgeseg.train.run import Checkpoint, LoadedRun, read_checkpoint, write_checkpoint
-from edgeseg.train.samples import RARE_SHARE, TrainingSamples
+from edgeseg.train.samples import RARE_SHARE, Batch, Deal, TrainingSamples, count_samples, count_steps, load_batches
 from edgeseg.train.stem import STEPS as STEM_STEPS
 from edgeseg.train.stem import imitate_stem
 
 STEM_IMAGES = 128
 """Images that a dense stem learns from, kept in memory while it does."""
 
-Report = Callable[[dict[str, Any]], None]
-"""Called after every epoch with its row of the history."""
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Host:
+    """What this machine lends to a run: it changes how long a run takes, and the last bits of its figures."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    channels_last: bool = True
+    workers: int = 1
+    """Processes that make samples; 0 makes them in this one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Watcher:
+    """Who is told how a run goes, in the leading process, and who may stop it, in any."""
+
+    on_batch: Callable[[], None] = lambda: None
+    on_epoch: Callable[[dict[str, Any]], None] = lambda row: None
+    """Gets the epoch's row of the history."""
+    on_unreadable: Callable[[str], None] = lambda line: None
+    should_stop: Callable[[], bool] = lambda: False
+    """Asked before every batch; the run then ends with `KeyboardInterrupt`."""
 
 
 def contract_of(dataset: Dataset, config: TrainConfig) -> Contract:
@@ -48,185 +75,192 @@ def contract_of(dataset: Dataset, config: TrainConfig) -> Contract:
     )
 
 
-def class_pixels(dataset: Dataset, splits: tuple[str, ...], classes: int) -> npt.NDArray[np.float64]:
-    """Labelled pixels of every class, (classes,) float64."""
-    counts = np.zeros(256, np.int64)
-    for split in splits:
-        for pair in dataset.pairs(split):
-            counts += np.bincount(dataset.read_mask(pair).ravel(), minlength=256)
-    return counts[:classes].astype(np.float64)
-
-
-def class_weights(pixels: npt.NDArray[np.float64]) -> Tensor:
-    """Weights of the loss, (classes,) float32: (median frequency / frequency)^0.4, held to 0.4 … 4.
-
-    After Eigen and Fergus (ICCV 2015), who take the power 1; a softer one costs the large classes less. A class
-    that no label shows gets weight 1.
-    """
-    if not pixels.any():
-        raise TrainError(
-            "no labelled pixel in the training splits", expected="masks with classes", fix="see data check"
-        )
-    median = np.median(pixels[pixels > 0])
-    weights = np.where(pixels > 0, (median / np.maximum(pixels, 1)) ** 0.4, 1.0)
-    return torch.from_numpy(np.clip(weights, 0.4, 4.0)).float()
-
-
-def learning_rate_at(progress: float) -> float:
-    """Share of the peak rate at `progress` 0…1: 4 % of linear warm-up, then half a cosine."""
-    warm = 0.04
-    if progress < warm:
-        return (progress + 1e-3) / (warm + 1e-3)
-    return 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))
-
-
 def train_run(
     dataset: Dataset,
     config: TrainConfig,
     out: Path,
     *,
+    pairs: FittedPairs | None = None,
+    host: Host | None = None,
+    ranks: Ranks = ALONE,
     resume: bool = False,
     teacher: LoadedRun | None = None,
-    on_batch: Callable[[], None] = lambda: None,
-    on_epoch: Report = lambda row: None,
+    watcher: Watcher | None = None,
 ) -> Checkpoint:
     """Train on `dataset` and leave `checkpoint.pt` in `out` after every epoch, whole or not at all.
 
-    With `resume` goes on from that checkpoint, and the curve is the one an unbroken run gives. A `teacher`, whose
-    weights `config.teacher` names, sees every crop that the network sees. Returns the last checkpoint. Raises
-    `TrainError` when a resumed run was started with other settings or classes, or the teacher knows others.
+    `pairs` are the training splits, decoded anew each time unless given. With `resume` goes on from the checkpoint, and
+    the curve is the one an unbroken run gives. A `teacher`, whose weights `config.teacher` names, sees every crop that
+    the network sees. Returns the last checkpoint. Raises `TrainError` when a resumed run was started with other
+    settings or classes, or the teacher knows others, and `DatasetError` when too many pairs cannot be read.
     """
+    host, watcher = host or Host(), watcher or Watcher()
     contract = contract_of(dataset, config)
-    teaching = teacher.to_teach(contract) if teacher else None
-    digests = {split: dataset.digest(split) for split in config.splits}
+    teaching = teacher.to_teach(contract).to(host.device) if teacher else None
+    pairs = pairs or DecodedPairs(dataset, contract, config.splits)
+    if any(digests != pairs.digests for digests in ranks.collect(pairs.digests)):
+        raise TrainError("the processes see different data", expected="the same", fix="give each machine a whole copy")
+    previous = ranks.share(read_checkpoint(out) if resume and ranks.leads else None)
+    if previous:
+        previous.refuse_other(config, contract, pairs.digests)
+
     torch.manual_seed(config.seed)
     network = SegmentationNetwork(len(contract.classes), size=config.network)
     if config.pretrained:
         network.backbone.load_pretrained()
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layout = torch.channels_last if host.channels_last else torch.contiguous_format
+    network = network.to(memory_format=layout)  # type: ignore[call-overload]
     stem_error = None
-    if has_stem_to_train(config) and not resume:
-        images = [Fitter(contract, _size_hw(image)).fit(image)[0] for image in _first_images(dataset, config)]
-        stem_error = imitate_stem(network.backbone, images, seed=config.seed, on_step=on_batch)
-    averaged = AveragedModel(network, multi_avg_fn=_ema_update(config.ema), use_buffers=True)
-    learned = network.backbone.stages if config.pretrained and network.backbone.first else network.backbone
-    backbone = {id(parameter) for parameter in learned.parameters()}
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": [p for p in network.parameters() if id(p) not in backbone], "lr": config.learning_rate},
-            {"params": list(learned.parameters()), "lr": config.learning_rate / 4},
-        ],
-        weight_decay=config.weight_decay,
-    )
+    if has_stem_to_train(config) and not resume and ranks.leads:
+        stem_error = imitate_stem(
+            network.backbone, _first_images(pairs), seed=config.seed, on_step=lambda: _pause(watcher)
+        )
+    if ranks.count > 1:
+        share_batch_norms(network)
+    network = network.to(host.device)
+    frozen = config.frozen if config.pretrained else 0
+    network.backbone.freeze(frozen)
+    forward = ranks.spread(network, network.forward_training)
+    averaged = AveragedModel(network, multi_avg_fn=make_average(config.ema), use_buffers=True)
+    optimiser = make_optimiser(network, config)
     peaks = [group["lr"] for group in optimiser.param_groups]
-    pixels = class_pixels(dataset, config.splits, len(contract.classes))
-    weights = class_weights(pixels)
+    scaler = torch.amp.GradScaler(host.device.type, enabled=config.precision == "fp16")
+
+    pixels = pairs.labels[: len(contract.classes)].astype(np.float64)
+    weights = class_weights(pixels, config.balance).to(host.device)
     rare = [int(index) for index in np.flatnonzero((pixels > 0) & (pixels < RARE_SHARE * pixels.sum()))]
-    samples = TrainingSamples(dataset, contract, config, rare=rare)
-    steps_per_epoch = math.ceil(len(samples) / config.batch)
+    samples = TrainingSamples(pairs, contract, config, rare=rare)
+    deal = Deal(len(samples), config, ranks)
+    loader = load_batches(samples, deal, workers=host.workers, pin=host.device.type == "cuda")
+    bad = BadPairs(len(pairs.pairs), report=watcher.on_unreadable if ranks.leads else lambda line: None)
 
     history: list[dict[str, Any]] = []
-    if resume:
-        previous = read_checkpoint(out)
-        previous.refuse_other(config, contract, digests)
+    if previous:
         network.load_state_dict(previous.network)
         averaged.load_state_dict(previous.averaged)
         optimiser.load_state_dict(previous.optimiser)
+        scaler.load_state_dict(previous.scaler)
         history = list(previous.history)
+        checkpoint = previous
 
     for epoch in range(len(history), config.epochs):
         started = time.monotonic()
-        # Dropout and order are seeded by the epoch, so that a resumed run repeats what an unbroken one does.
+        # The losses' own draws are seeded by the epoch, so that a resumed run repeats what an unbroken one does.
         torch.manual_seed(config.seed * 1_000_003 + epoch)
-        samples.set_epoch(epoch)
-        loader = DataLoader(samples, batch_size=config.batch, shuffle=True, num_workers=1)
+        deal.epoch = epoch
         network.train()
-        network.backbone.freeze(config.frozen if config.pretrained else 0)
-        losses = []
-        for step, (images, labels) in enumerate(loader):
-            factor = learning_rate_at((epoch + step / steps_per_epoch) / config.epochs)
+        network.backbone.freeze(frozen)
+        losses, waits = list[float](), list[float]()
+        for step, batch in enumerate(_clock(loader, waits)):
+            news = torch.tensor([not batch.seeds, watcher.should_stop(), len(batch.unreadable)], device=host.device)
+            lacking, stopping, unreadable = ranks.total(news.float()).tolist()
+            if stopping:
+                raise KeyboardInterrupt
+            if unreadable:
+                for error in (error for errors in ranks.collect(batch.unreadable) for error in errors):
+                    bad.add(error)
+            if lacking:  # a process without a sample has no gradient to give
+                continue
+            factor = learning_rate_at((epoch + step / len(deal)) / config.epochs)
             for group, peak in zip(optimiser.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
-            images = images.contiguous(memory_format=torch.channels_last)
-            logits = network.forward_training(images)
-            loss = segmentation_loss(logits, labels, weights, auxiliary=config.auxiliary, lovasz=config.lovasz)
-            if teaching is not None:
-                with torch.no_grad():
-                    taught = teaching(images)
-                loss = loss + config.distillation * distillation_loss(logits[0], taught)
-            if not torch.isfinite(loss):
+            images = batch.images.to(host.device, non_blocking=True, memory_format=layout)
+            labels = batch.labels.to(host.device, non_blocking=True)
+            kept = network.draw_kept(batch.seeds).to(host.device)
+            with torch.autocast(host.device.type, _DTYPES[config.precision], enabled=config.precision != "fp32"):
+                logits = forward(images, kept)
+                taught = _look(teaching, images)
+            part = segmentation_loss(
+                logits, labels, weights, auxiliary=config.auxiliary, lovasz=config.lovasz, ranks=ranks
+            )
+            if taught is not None:
+                part = part + config.distillation * distillation_loss(logits[0], taught, ranks)
+            loss = float(ranks.total(part))
+            if not math.isfinite(loss):
                 raise TrainError(
-                    f"loss is {loss.item()} in epoch {epoch + 1}",
+                    f"loss is {loss} in epoch {epoch + 1}",
                     expected="a finite number",
                     fix="lower --learning-rate, or look at the data with `edgeseg data check`; "
                     f"the last whole checkpoint is in {out}",
                 )
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            # Parts sum to the loss, and the processes' gradients come out as their mean.
+            scaler.scale(part * ranks.count).backward()  # type: ignore[no-untyped-call]
+            scaler.unscale_(optimiser)
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-            optimiser.step()
+            scaler.step(optimiser)
+            scaler.update()
             averaged.update_parameters(network)
-            losses.append(loss.item())
-            on_batch()
-        row: dict[str, Any] = {"epoch": epoch + 1, "loss": float(np.mean(losses))}
+            losses.append(loss)
+            watcher.on_batch()
+        row: dict[str, Any] = {"epoch": epoch + 1, "loss": float(np.mean(losses)), **bad.document()}
         if stem_error is not None:
             row["stem_error"], stem_error = stem_error, None
         is_last = epoch + 1 == config.epochs
-        if config.select and ((epoch + 1) % config.score_every == 0 or is_last):
+        if config.select and ranks.leads and ((epoch + 1) % config.score_every == 0 or is_last):
             with Predictor(averaged.module, contract) as predictor:
                 score = evaluate(predictor, dataset, config.select).document()
             row |= {key: score[key] for key in ("miou", "pixel_accuracy", "per_class_iou") if key in score}
+        row["waited_seconds"] = round(sum(waits), 2)
         row["seconds"] = round(time.monotonic() - started, 1)
-        history.append(row)
+        history.append(ranks.share(row))
         checkpoint = Checkpoint(
             config=config,
             contract=contract,
             dataset=dataset.name,
-            digests=digests,
+            digests=pairs.digests,
             network=network.state_dict(),
             averaged=averaged.state_dict(),
             optimiser=optimiser.state_dict(),
+            scaler=scaler.state_dict(),
             history=history,
         )
-        write_checkpoint(out, checkpoint)
-        on_epoch(row)
-    return read_checkpoint(out)
+        if ranks.leads:
+            write_checkpoint(out, checkpoint)
+            watcher.on_epoch(row)
+    return checkpoint
 
 
-def steps_of(dataset: Dataset, config: TrainConfig) -> int:
-    """How often `train_run` calls `on_batch` in an unbroken run."""
-    images = sum(len(dataset.pairs(split)) for split in config.splits)
-    samples = images + round(images * config.synthetic)
-    return math.ceil(samples / config.batch) * config.epochs + (STEM_STEPS if has_stem_to_train(config) else 0)
+def steps_of(pairs: int, config: TrainConfig) -> int:
+    """How often `train_run` calls `on_batch` in an unbroken run over so many pairs."""
+    steps = count_steps(count_samples(pairs, config), config) * config.epochs
+    return steps + (STEM_STEPS if has_stem_to_train(config) else 0)
 
 
 def has_stem_to_train(config: TrainConfig) -> bool:
     """Whether the network's stem has no pretrained weights of its own, while the rest has."""
-    return config.pretrained and SIZES[config.network].has_dense_stem
+    return config.pretrained and config.scale.has_dense_stem
 
 
-def _first_images(dataset: Dataset, config: TrainConfig) -> Iterator[Image]:
-    """Up to `STEM_IMAGES` images, spread over the training splits."""
-    pairs = [pair for split in config.splits for pair in dataset.pairs(split)]
-    for pair in pairs[:: max(1, len(pairs) // STEM_IMAGES)][:STEM_IMAGES]:
-        yield dataset.read_image(pair)
+def _pause(watcher: Watcher) -> None:
+    watcher.on_batch()
+    if watcher.should_stop():
+        raise KeyboardInterrupt
 
 
-def _size_hw(image: Image) -> tuple[int, int]:
-    return image.shape[0], image.shape[1]
+def _clock(batches: Iterable[Batch], waits: list[float]) -> Iterator[Batch]:
+    """Give the batches, and note in `waits` how many seconds each was waited for."""
+    source = iter(batches)
+    while True:
+        asked = time.monotonic()
+        batch = next(source, None)
+        waits.append(time.monotonic() - asked)
+        if batch is None:
+            return
+        yield batch
 
 
-def _ema_update(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
-    """Exponential moving average of weights and batch-norm statistics, warmed up as (1 + n) / (10 + n)."""
+def _first_images(pairs: FittedPairs) -> list[Image]:
+    """Up to `STEM_IMAGES` fitted images, spread over the training splits."""
+    images = []
+    for index in range(0, len(pairs.pairs), max(1, len(pairs.pairs) // STEM_IMAGES)):
+        try:
+            images.append(pairs.read(index)[0])
+        except UnreadablePairError:
+            continue
+    return images[:STEM_IMAGES]
 
-    @torch.no_grad()
-    def update(averages: Any, currents: Any, count: Tensor | int) -> None:
-        n = float(count)
-        share = 1 - min(decay, (1 + n) / (10 + n))
-        for average, current in zip(averages, currents, strict=True):
-            if average.is_floating_point():
-                average.lerp_(current, share)
-            else:
-                average.copy_(current)
 
-    return update
+@torch.no_grad()
+def _look(teacher: torch.nn.Module | None, images: Tensor) -> Tensor | None:
+    return None if teacher is None else teacher(images)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from edgeseg.train.sizes import LITE_SCALES, SIZES, Scale, Size
 
 # (blocks, kernel, stride of the first, expansion, channels out): the table of Lite0, which the others scale.
 LITE0_STAGES = (
@@ -31,34 +31,6 @@ EARLY_STAGES = 2
 """Stages down to stride 4, which a dense stem stands in for."""
 PYRAMID_STAGES = (1, 2, 4, 5)
 """Stages whose last output feeds the pyramid: strides 4, 8, 16 and 32."""
-
-Size = Literal["nano", "small", "medium"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scale:
-    """How large a network is. The backbone scales as EfficientNet does; the pyramid's width goes with it."""
-
-    lite: int
-    """Which of the EfficientNet-Lite family."""
-    stages: int
-    """How many of its stages: 5 end at stride 16, 6 at stride 32. The seventh adds cost and little else."""
-    trimmed: int = 0
-    """How many blocks the last of them is short of."""
-    width: int
-    """Channels of the pyramid."""
-    fine: int
-    """Channels of its finest level, from which pixels are classified."""
-    has_dense_stem: bool = False
-
-
-SIZES: dict[Size, Scale] = {
-    "nano": Scale(lite=0, stages=5, trimmed=1, width=32, fine=32, has_dense_stem=True),
-    "small": Scale(lite=0, stages=6, width=64, fine=32),
-    "medium": Scale(lite=2, stages=6, width=96, fine=48),
-}
-LITE_SCALES = {0: (1.0, 1.0), 2: (1.1, 1.2)}
-"""Multipliers of channels and of blocks (Tan and Le's compound scaling; the Lite family's own values)."""
 
 
 class ConvNorm(nn.Sequential):
@@ -109,10 +81,11 @@ class InvertedResidual(nn.Module):
 
 
 class DenseStem(nn.Sequential):
-    """Four dense convolutions that stand in for the stem and first two stages of a Lite backbone.
+    """Three dense convolutions that stand in for the stem and first two stages of a Lite backbone.
 
     (N, 3, H, W) → (N, outputs, H/4, W/4). Depthwise layers at the highest resolutions move many bytes for little
-    arithmetic, and INT8 tensor cores pad them; the dense ones cost half the time (docs/network.md).
+    arithmetic, and INT8 tensor cores pad them: with the dense ones `nano` takes two thirds of the time
+    (docs/network.md).
     """
 
     def __init__(self, outputs: int) -> None:
@@ -237,9 +210,9 @@ class SegmentationNetwork(nn.Module):
     things survive, and nothing is computed at the finer resolution but the argmax.
     """
 
-    def __init__(self, classes: int, *, size: Size = "small", dropout: float = 0.1) -> None:
+    def __init__(self, classes: int, *, size: Size | Scale = "small", dropout: float = 0.1) -> None:
         super().__init__()
-        chosen = SIZES[size]
+        chosen = size if isinstance(size, Scale) else SIZES[size]
         self.backbone = Lite(
             lite=chosen.lite,
             stages=chosen.stages,
@@ -247,17 +220,30 @@ class SegmentationNetwork(nn.Module):
             has_dense_stem=chosen.has_dense_stem,
         )
         self.pyramid = Pyramid(self.backbone.channels, chosen.width, chosen.fine)
-        self.dropout = nn.Dropout2d(dropout)
+        self.dropout = dropout
         self.classifier = nn.Conv2d(chosen.fine, 4 * classes, 1)
         self.auxiliary = nn.Conv2d(chosen.width, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._classify(self.pyramid(self.backbone(x))[0])
 
-    def forward_training(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits, and an auxiliary head's at stride 16: (N, classes, H/2, W/2), (N, classes, H/16, W/16)."""
+    def forward_training(self, x: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits, and an auxiliary head's at stride 16: (N, classes, H/2, W/2), (N, classes, H/16, W/16).
+
+        `kept` is what `draw_kept` gave for these samples.
+        """
         levels = self.pyramid(self.backbone(x))
-        return self._classify(self.dropout(levels[0])), self.auxiliary(levels[2])
+        return self._classify(levels[0] * kept[:, :, None, None]), self.auxiliary(levels[2])
+
+    def draw_kept(self, seeds: Sequence[int]) -> Tensor:
+        """What dropout leaves of the finest level's channels, (N, fine) float32: drawn for each sample by its own seed,
+        so that it does not depend on what else is in the batch. 0, or 1 / (1 - dropout).
+        """
+        kept = [
+            torch.rand(self.classifier.in_channels, generator=torch.Generator().manual_seed(seed)) >= self.dropout
+            for seed in seeds
+        ]
+        return torch.stack(kept).float() / (1 - self.dropout)
 
     def _classify(self, x: Tensor) -> Tensor:
         return F.pixel_shuffle(self.classifier(x), 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from edgeseg.runtime.contract import Contract, Fitter
 from edgeseg.runtime.dataset import Dataset
+from edgeseg.runtime.errors import UnreadablePairError
 from edgeseg.runtime.files import whole_file
 from edgeseg.runtime.frame import Image, Mask
 
@@ -40,20 +42,27 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
 def draw_predictions(
     predict: Callable[[Image], Mask], dataset: Dataset, split: str, contract: Contract, path: Path, *, rows: int = 4
 ) -> None:
-    """Write a PNG of `rows` images spread over `split`: photo, truth and prediction side by side, with a legend."""
+    """Write a PNG of `rows` images spread over `split`: photo, truth and prediction side by side, with a legend.
+
+    Those that cannot be read are left out; where none can, nothing is written.
+    """
     pairs = dataset.pairs(split)
-    chosen = [pairs[i] for i in np.unique(np.linspace(0, len(pairs) - 1, rows).round().astype(int))]
+    chosen = []
+    for index in np.unique(np.linspace(0, len(pairs) - 1, rows).round().astype(int)):
+        with suppress(UnreadablePairError):
+            chosen.append((pairs[index].stem, *dataset.read_pair(pairs[index])))
+    if not chosen:
+        return
     colours = np.zeros((256, 3), np.uint8)
     colours[: len(contract.palette)] = contract.palette
     figure, axes = plt.subplots(len(chosen), 3, figsize=(12, 3.1 * len(chosen)), layout="constrained", squeeze=False)
-    for line, pair in zip(axes, chosen, strict=True):
-        image, truth = dataset.read_image(pair), dataset.read_mask(pair)
+    for line, (stem, image, truth) in zip(axes, chosen, strict=True):
         fitter = Fitter(contract, (image.shape[0], image.shape[1]))
         mask = fitter.unfit(predict(fitter.fit(image))[0])
         panels = (("photo", image[..., ::-1]), ("truth", colours[truth]), ("prediction", colours[mask]))
         for axis, (title, picture) in zip(line, panels, strict=True):
             axis.imshow(picture)
-            axis.set_title(f"{title}: {pair.stem}" if title == "photo" else title, fontsize=9)
+            axis.set_title(f"{title}: {stem}" if title == "photo" else title, fontsize=9)
             axis.axis("off")
     handles = [
         Patch(facecolor=(colour[0] / 255, colour[1] / 255, colour[2] / 255), edgecolor="grey", label=name)

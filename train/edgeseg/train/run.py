@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,10 @@ class Checkpoint:
     averaged: dict[str, Any]
     optimiser: dict[str, Any]
     history: list[dict[str, Any]]
-    """One row per epoch: epoch, loss, seconds, and miou, pixel_accuracy, per_class_iou where it was scored."""
+    """One row per epoch: epoch, loss, seconds, and of these waited_seconds for samples; miou, pixel_accuracy,
+    per_class_iou where it was scored; unreadable, with what was found, where pairs were passed over."""
+    scaler: dict[str, Any] = field(default_factory=dict)
+    """Of fp16's gradients; empty in other precisions."""
 
     def refuse_other(self, config: TrainConfig, contract: Contract, digests: dict[str, str]) -> None:
         """Raise `TrainError` unless a run with these settings would be the continuation of this one."""
@@ -72,7 +75,7 @@ def write_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
         "contract": checkpoint.contract.model_dump(mode="json"),
         **{
             name: getattr(checkpoint, name)
-            for name in ("dataset", "digests", "network", "averaged", "optimiser", "history")
+            for name in ("dataset", "digests", "network", "averaged", "optimiser", "history", "scaler")
         },
     }
     try:

@@ -26,7 +26,7 @@ def imitate_stem(
 ) -> float:
     """Train the dense stem of `backbone`, in place, to give what the pretrained stem and first stages give.
 
-    On `STEPS` batches of patches out of `images` (each (H, W, 3) uint8 BGR, `PATCH` or more a side) under random
+    On `STEPS` batches of patches out of `images` (each (H, W, 3) uint8 BGR, all of one size) under random
     brightness, contrast and flips. Returns what is left: the last tenth's mean squared error over the features'
     variance, 0 … about 1. Feature regression: FitNets, Romero et al., ICLR 2015.
     """
@@ -54,8 +54,9 @@ def imitate_stem(
 
 def _patch(images: Sequence[Image], rng: np.random.Generator) -> Tensor:
     image = images[int(rng.integers(len(images)))]
-    top, across = (int(rng.integers(side - PATCH + 1)) for side in image.shape[:2])
-    cut = image[top : top + PATCH, across : across + PATCH]
+    patch = min(PATCH, *image.shape[:2])
+    top, across = (int(rng.integers(side - patch + 1)) for side in image.shape[:2])
+    cut = image[top : top + patch, across : across + patch]
     if rng.random() < 0.5:
         cut = cut[:, ::-1]
     levels = cut.astype(np.float32) * rng.uniform(0.6, 1.4) + rng.uniform(-20, 20)

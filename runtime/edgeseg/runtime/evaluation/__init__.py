@@ -1,0 +1,1 @@
+"""Scores beyond IoU, and the pictures that show them."""
