@@ -19,6 +19,8 @@ PAGES = (
     "README.md",
     "docs/data.md",
     "docs/train.md",
+    "docs/evaluate.md",
+    "docs/robustness.md",
     "docs/export.md",
     "docs/quantisation.md",
     "docs/check.md",
@@ -88,6 +90,8 @@ def test_every_command_that_a_page_shows_runs(desk: Path, tiny_bundle: Path, pag
     if page in (
         "docs/accept.md",
         "docs/check.md",
+        "docs/evaluate.md",
+        "docs/robustness.md",
         "docs/run.md",
         "docs/cameras.md",
         "docs/health.md",

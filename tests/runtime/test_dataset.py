@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import struct
 import zlib
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from edgeseg.runtime.dataset import Dataset, DatasetSpec, load_dataset
-from edgeseg.runtime.errors import DatasetError
+from edgeseg.runtime.dataset import Dataset, held_out, load_dataset
+from edgeseg.runtime.dataset_bad_pairs import BadPairs
+from edgeseg.runtime.dataset_spec import DatasetSpec, SplitSpec, read_spec, write_spec
+from edgeseg.runtime.errors import DatasetError, UnreadablePairError
 from edgeseg.runtime.image_files import LabelPixels
 
 DatasetMaker = Callable[..., Path]
@@ -147,6 +150,64 @@ def test_loads_from_folder_and_from_file(make_dataset: DatasetMaker) -> None:
         assert list(dataset.splits) == ["all"]
 
 
+@given(
+    names=st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), min_size=1, max_size=5, unique=True),
+    licence=st.text(st.characters(codec="utf-8"), max_size=30),
+    white=st.integers(256, 65535),
+    share=st.none() | st.floats(0.01, 0.5),
+)
+def test_written_description_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], licence: str, white: int, share: float | None
+) -> None:
+    folders = SplitSpec(images="images", masks="masks", include=(names[0],), exclude=tuple(names[1:]))
+    spec = DatasetSpec(
+        name=names[0],
+        licence=licence,
+        ignore_index=255,
+        classes=tuple(names),
+        palette=tuple((i, 0, 0) for i in range(len(names))),
+        white_level=white,
+        val_share=share,
+        splits={"train": folders},
+    )
+    toml = tmp_path_factory.mktemp("spec") / "dataset.toml"
+    write_spec(toml, spec)
+    assert read_spec(toml) == spec
+
+
+# --- a share held out
+
+
+@given(count=st.integers(2, 300), share=st.floats(0.01, 0.5))
+def test_held_out_share_is_about_what_was_asked_in_few_blocks(count: int, share: float) -> None:
+    names = [f"f{index}" for index in range(count)]
+    val = held_out(names[::-1], share)
+    assert len(val) == min(count - 1, max(1, round(share * count)))
+    ends = sum(names[i] in val and (i + 1 == count or names[i + 1] not in val) for i in range(count))
+    assert ends <= 4
+
+
+def test_val_share_splits_train_in_two(make_dataset: DatasetMaker) -> None:
+    files = {f"{folder}/f{i}.png": b"" for i in range(20) for folder in ("images", "masks")}
+    folder = make_dataset(files)
+    toml = (folder / "dataset.toml").read_text().replace("[splits.all]", "val_share = 0.2\n[splits.train]")
+    (folder / "dataset.toml").write_text(toml)
+    dataset = load_dataset(folder)
+    assert list(dataset.splits) == ["train", "val"]
+    assert [pair.stem for pair in dataset.pairs("val")] == ["f14", "f19", "f4", "f9"]
+    assert len(dataset.pairs("train")) == 16
+    assert not {pair.stem for pair in dataset.pairs("train")} & {"f4", "f9", "f14", "f19"}
+
+
+@pytest.mark.parametrize("splits", ["[splits.all]", "[splits.train]\nimages='images'\nmasks='masks'\n[splits.val]"])
+def test_val_share_beside_other_splits_is_refused(make_dataset: DatasetMaker, splits: str) -> None:
+    folder = make_dataset({})
+    toml = (folder / "dataset.toml").read_text().replace("[splits.all]", f"val_share = 0.2\n{splits}")
+    (folder / "dataset.toml").write_text(toml)
+    with pytest.raises(DatasetError, match="val_share"):
+        load_dataset(folder)
+
+
 # --- pairs
 
 
@@ -208,6 +269,22 @@ def test_every_kind_of_photo_becomes_bgr(
     image = read_image(make_dataset({f"images/x{ending}": stored, "masks/x.png": LABELS}))
     assert image.dtype == np.uint8
     np.testing.assert_array_equal(image, expected)
+
+
+def test_white_level_spreads_12_bits(make_dataset: DatasetMaker) -> None:
+    stored = np.array([[0, 2048, 4095, 60000]], np.uint16)
+    folder = make_dataset({"images/x.png": stored, "masks/x.png": LABELS[:1]})
+    assert read_image(folder)[0, :, 0].tolist() == [0, 8, 16, 233]
+    toml = (folder / "dataset.toml").read_text()
+    before = load_dataset(folder).digest("all")
+    (folder / "dataset.toml").write_text("white_level = 4095\n" + toml)
+    assert read_image(folder)[0, :, 0].tolist() == [0, 128, 255, 255]
+    assert load_dataset(folder).digest("all") != before
+
+
+def test_float_photo_is_refused(make_dataset: DatasetMaker) -> None:
+    with pytest.raises(DatasetError, match=r"x\.tiff"):
+        read_image(make_dataset({"images/x.tiff": PHOTO.astype(np.float32), "masks/x.png": LABELS}))
 
 
 def test_exif_orientation_is_ignored_so_that_labels_stay_aligned(make_dataset: DatasetMaker) -> None:
@@ -319,6 +396,23 @@ def test_foreign_colour_is_named_and_counted(make_dataset: DatasetMaker) -> None
     assert_one_line(error, "x.png: colour #010203 (2 pixels)", "colours of the palette")
 
 
+def test_binary_mask_of_0_and_255_is_read_where_the_colours_say_so(make_dataset: DatasetMaker) -> None:
+    stored = np.array([[0, 255], [255, 254]], np.uint8)
+    folder = make_dataset(
+        {"images/x.png": PHOTO, "masks/x.png": stored},
+        classes=("background", "nucleus"),
+        palette=((0, 0, 0), (255, 255, 255)),
+        ignore_index=254,
+    )
+    assert read_mask(folder).tolist() == [[0, 1], [1, 254]]
+
+
+def test_index_counts_before_a_grey_colour(make_dataset: DatasetMaker) -> None:
+    files = {"images/x.png": PHOTO, "masks/x.png": np.array([[0, 1, 2, 255]], np.uint8)}
+    palette = ((1, 1, 1), (0, 0, 0), (255, 255, 255))
+    assert read_mask(make_dataset(files, palette=palette)).tolist() == [[0, 1, 2, 255]]
+
+
 def test_black_is_a_class_where_the_palette_says_so(make_dataset: DatasetMaker) -> None:
     palette = ((0, 0, 0), *PALETTE[1:])
     stored = np.zeros((2, 4, 3), np.uint8)
@@ -348,6 +442,58 @@ def test_colours_mean_what_their_indices_mean(palette: list[tuple[int, int, int]
     colours = np.array(palette, np.uint8)[labels][..., ::-1]
     np.testing.assert_array_equal(dataset.labels(Path("x"), LabelPixels(pixels=colours)), labels)
     np.testing.assert_array_equal(dataset.labels(Path("x"), LabelPixels(pixels=labels.astype(np.uint16))), labels)
+
+
+# --- pairs that cannot be read
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"images/x.png": b"no", "masks/x.png": LABELS},
+        {"images/x.png": PHOTO, "masks/x.png": b""},
+        {"images/x.png": PHOTO[:1], "masks/x.png": LABELS},
+        {"images/x.png": PHOTO, "masks/x.png": LABELS + 3},
+    ],
+    ids=["image", "mask", "size", "label"],
+)
+def test_pair_that_cannot_be_read_is_an_error_of_its_own_and_travels_between_processes(
+    make_dataset: DatasetMaker, files: dict[str, Any]
+) -> None:
+    dataset = load_dataset(make_dataset(files))
+    (pair,) = dataset.pairs("all")
+    with pytest.raises(UnreadablePairError) as error:
+        dataset.read_pair(pair)
+    assert_one_line(error, "x.png", "fix")
+    again = pickle.loads(pickle.dumps(error.value))
+    assert (str(again), again.found, again.fix) == (str(error.value), error.value.found, error.value.fix)
+
+
+def test_sound_pair_is_read_as_its_parts_are(make_dataset: DatasetMaker) -> None:
+    dataset = load_dataset(make_dataset({"images/x.png": PHOTO, "masks/x.png": LABELS}))
+    (pair,) = dataset.pairs("all")
+    image, mask = dataset.read_pair(pair)
+    np.testing.assert_array_equal(image, PHOTO)
+    np.testing.assert_array_equal(mask, LABELS)
+
+
+@given(total=st.integers(1, 5000), found=st.lists(st.integers(0, 60), max_size=100))
+def test_bad_pairs_are_counted_once_and_more_than_one_percent_ends_it(total: int, found: list[int]) -> None:
+    lines: list[str] = []
+    bad = BadPairs(total, report=lines.append)
+    distinct: set[int] = set()
+    for number in found:
+        distinct.add(number)
+        error = UnreadablePairError(f"images/{number}.png: PNG cut short", fix="replace it")
+        if 100 * len(distinct) > total:
+            with pytest.raises(
+                DatasetError, match=f"{len(distinct)} of {total} pairs.*images/{number}.png.*data check"
+            ):
+                bad.add(error)
+            return
+        bad.add(error)
+    assert len(bad) == len(distinct) == len(lines)
+    assert len(bad.document().get("unreadable", [])) == len(distinct)
 
 
 # --- digest

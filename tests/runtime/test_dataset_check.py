@@ -16,9 +16,9 @@ from edgeseg.runtime.errors import DatasetError
 
 DatasetMaker = Callable[..., Path]
 
-PHOTO = np.full((6, 8, 3), 90, np.uint8)
+PHOTO, OTHER = (np.random.default_rng(seed).integers(0, 256, (6, 8, 3)).astype(np.uint8) for seed in (0, 1))
 LABELS = np.arange(48, dtype=np.uint8).reshape(6, 8) % 3
-GOOD = {"images/good.png": PHOTO, "masks/good.png": LABELS}
+GOOD = {"images/good.png": OTHER, "masks/good.png": LABELS}
 
 BAD: dict[str, tuple[dict[str, Any], set[tuple[str, str]]]] = {
     "missing mask": ({"images/x.png": PHOTO}, {("missing-mask", "images/x.png")}),
@@ -65,6 +65,7 @@ def test_every_bad_pair_is_named(
     assert document["splits"] == {"all": {"stems": 2, "findings": len(expected)}}
     for finding in document["findings"]:
         assert finding["splits"] == ["all"]
+        assert finding["severity"] == "error"
         assert finding["stem"] == "x"
         assert finding["found"]
         assert finding["fix"]
@@ -94,8 +95,10 @@ def test_file_in_two_splits_is_looked_at_once_and_named_with_both(make_dataset: 
     report = check_dataset(dataset, entries, lambda: looked_at.append(1))
     assert len(looked_at) == 2
     assert report.files == 4
-    assert [finding.splits for finding in report.findings] == [("all", "again")]
-    assert report.document()["splits"] == {"all": {"stems": 2, "findings": 1}, "again": {"stems": 1, "findings": 1}}
+    assert [(f.problem.rule, f.splits) for f in report.findings if not f.is_warning] == [
+        ("label-outside-classes", ("all", "again"))
+    ]
+    assert report.errors == 1
 
 
 def test_only_the_named_split_is_checked(make_dataset: DatasetMaker) -> None:

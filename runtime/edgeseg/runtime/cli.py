@@ -28,11 +28,12 @@ class Entry(NamedTuple):
 COMMANDS = {
     "doctor": Entry("edgeseg.runtime.commands.doctor:doctor", "Tell what is missing on this machine.", "desktop"),
     "demo": Entry("edgeseg.runtime.commands.demo:demo", "Run the shipped network on a street camera.", "desktop"),
-    "data": Entry("edgeseg.runtime.commands.data:data", "Check a dataset before training on it.", "desktop"),
+    "data": Entry("edgeseg.runtime.commands.data:data", "Check, look at and import datasets.", "desktop"),
     "train": Entry("edgeseg.train.commands:train", "Train a network on a dataset.", "train"),
     "export": Entry("edgeseg.export.commands:export", "Make a bundle from a training run.", "train"),
     "check": Entry("edgeseg.export.check_command:check", "Tell what TensorRT will make of a graph.", "train"),
     "evaluate": Entry("edgeseg.runtime.commands.evaluate:evaluate", "Score a bundle on a dataset's split.", "desktop"),
+    "robustness": Entry("edgeseg.train.robustness.command:robustness", "Score a network on corrupted photos.", "train"),
     "bench": Entry("edgeseg.benchmarks.commands:bench", "Measure a bundle, with intervals.", "bench"),
     "compare": Entry(
         "edgeseg.benchmarks.compare_command:compare", "Compare two measurements, or say why not.", "bench"
@@ -48,6 +49,7 @@ COMMANDS = {
     "sign": Entry("edgeseg.deploy.commands:sign", "Sign a bundle.", "deploy"),
     "verify": Entry("edgeseg.deploy.commands:verify", "Check a bundle or a release against its signature.", "deploy"),
     "deploy": Entry("edgeseg.deploy.commands:deploy", "Make releases, the device agent and lists of keys.", "deploy"),
+    "image": Entry("edgeseg.deploy.image.commands:image", "Make a device's image, and write it to a card.", "deploy"),
 }
 
 # Only these may be missing: any other name is a bug, and its traceback is wanted.

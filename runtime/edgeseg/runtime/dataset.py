@@ -1,103 +1,30 @@
-"""A folder of labelled images, described by its `dataset.toml`.
-
-    name = "yard"
-    ignore_index = 255                       # label value that is scored nowhere
-    classes = ["ground", "crate"]
-    palette = [[128, 64, 128], [0, 0, 142]]  # RGB, one per class
-    licence = "CC BY 4.0"                    # optional
-
-    [splits.train]
-    images = "images/train"
-    masks = "masks/train"                    # the same stems
-    exclude = ["blurred_*"]                  # optional, as is include: patterns on the stem
+"""A folder of labelled images, described by its `dataset.toml` (see `edgeseg.runtime.dataset_spec`).
 
 Masks are index images, or colour images of the palette (black is void unless it is a class's colour).
 """
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import json
-import sys
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edgeseg.runtime.contract import Colour
-from edgeseg.runtime.errors import DatasetError
+from edgeseg.runtime.dataset_spec import DESCRIPTION, TRAIN, VAL, WHITE_LEVEL, DatasetSpec, SplitSpec, read_spec
+from edgeseg.runtime.errors import DatasetError, UnreadablePairError
 from edgeseg.runtime.files import sha256_file
 from edgeseg.runtime.frame import Image, Mask
 from edgeseg.runtime.image_files import IMAGE_ENDINGS, LabelPixels, Rgb, read_image, read_label_pixels
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 _BLACK = (0, 0, 0)
-
-
-def _inside(folder: str) -> str:
-    # By its words, not by where links lead: a data set whose images are linked in from another disk is ordinary.
-    path = PurePath(folder)
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{folder!r} leads out of the dataset's folder")
-    return folder
-
-
-class SplitSpec(BaseModel):
-    """One `[splits.NAME]` table."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    images: Annotated[str, Field(min_length=1), AfterValidator(_inside)]
-    masks: Annotated[str, Field(min_length=1), AfterValidator(_inside)]
-    include: tuple[str, ...] = ("*",)
-    exclude: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _folders_differ(self) -> SplitSpec:
-        if PurePath(self.images) == PurePath(self.masks):
-            raise ValueError("images and masks are the same folder")
-        return self
-
-    def takes(self, stem: str) -> bool:
-        """Whether the patterns let `stem` into the split."""
-        included = any(fnmatch.fnmatchcase(stem, pattern) for pattern in self.include)
-        return included and not any(fnmatch.fnmatchcase(stem, pattern) for pattern in self.exclude)
-
-
-class DatasetSpec(BaseModel):
-    """The content of a `dataset.toml`. Frozen; validated on construction."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field(min_length=1, max_length=64)
-    licence: str = "not stated"
-    ignore_index: int = Field(ge=0, le=255)
-    classes: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(min_length=1, max_length=255)
-    palette: tuple[Colour, ...]
-    splits: dict[str, SplitSpec] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _classes_agree(self) -> DatasetSpec:
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes: names are not unique")
-        if len(self.palette) != len(self.classes):
-            raise ValueError(f"palette: {len(self.palette)} colours for {len(self.classes)} classes")
-        if len(set(self.palette)) != len(self.palette):
-            raise ValueError("palette: colours are not unique")
-        if self.ignore_index < len(self.classes):
-            raise ValueError(
-                f"ignore_index: {self.ignore_index} is also the index of {self.classes[self.ignore_index]!r}"
-            )
-        return self
+_BLOCKS = 4
+"""Blocks that a held-out share is taken in: enough for variety, few enough that little of it has a neighbour left."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +74,9 @@ class Dataset:
 
     @property
     def splits(self) -> Mapping[str, SplitSpec]:
-        return self.spec.splits
+        """Splits by name, one that is held out by `val_share` among them."""
+        splits = dict(self.spec.splits)
+        return splits if self.spec.val_share is None else splits | {VAL: splits[TRAIN]}
 
     def entries(self, split: str) -> list[Entry]:
         """Return what lies in a split's two folders, mated or not, sorted by stem.
@@ -157,11 +86,19 @@ class Dataset:
         """
         spec = self.splits.get(split)
         if spec is None:
+            hold_out = (
+                f"add `val_share = 0.2` above the splits in {DESCRIPTION}: that share of {TRAIN!r} is then held out"
+            )
             raise DatasetError(
-                f"dataset {self.name!r} has no split {split!r}", expected=f"one of {', '.join(self.splits)}"
+                f"dataset {self.name!r} has no split {split!r}",
+                expected=f"one of {', '.join(self.splits)}",
+                fix=hold_out if split == VAL and TRAIN in self.splits else "",
             )
         images, masks = (_files_by_stem(self.folder / part) for part in (spec.images, spec.masks))
         stems = sorted(stem for stem in images.keys() | masks.keys() if spec.takes(stem))
+        if self.spec.val_share is not None and split in (TRAIN, VAL):
+            val = held_out(stems, self.spec.val_share)
+            stems = [stem for stem in stems if (stem in val) == (split == VAL)]
         if not stems:
             raise DatasetError(
                 f"split {split!r} of dataset {self.name!r} is empty",
@@ -189,7 +126,7 @@ class Dataset:
 
     def read_image(self, pair: Pair) -> Image:
         """Read a pair's image as (H, W, 3) BGR uint8. Raises `DatasetError` naming the file."""
-        return read_image(pair.image)
+        return read_image(pair.image, white_level=self.spec.white_level)
 
     def read_mask(self, pair: Pair) -> Mask:
         """Read a pair's label as (H, W) uint8 class indices and ignore index, nothing else.
@@ -198,20 +135,46 @@ class Dataset:
         """
         return self.labels(pair.mask, read_label_pixels(pair.mask))
 
+    def read_pair(self, pair: Pair) -> tuple[Image, Mask]:
+        """Read a pair's image and label, of one size, as `read_image` and `read_mask` do.
+
+        Raises `UnreadablePairError` naming the file if either cannot be used or they differ in size.
+        """
+        try:
+            image, mask = self.read_image(pair), self.read_mask(pair)
+        except DatasetError as error:
+            raise UnreadablePairError(error.found, expected=error.expected, fix=error.fix) from None
+        if image.shape[:2] != mask.shape:
+            raise UnreadablePairError(
+                f"{pair.mask}: mask {mask.shape[1]}×{mask.shape[0]}",
+                expected=f"{image.shape[1]}×{image.shape[0]} as its image",
+                fix=f"see `edgeseg data check {self.folder}`",
+            )
+        return image, mask
+
     def labels(self, path: Path, label: LabelPixels) -> Mask:
-        """Turn a label file's samples into (H, W) uint8 indices. `path` is for the message of `DatasetError`."""
+        """Turn a label file's samples into (H, W) uint8 indices. `path` is for the message of `DatasetError`.
+
+        A grey sample is an index; where it is none, a level that is some class's colour means that class.
+        """
         if label.pixels.ndim == 3:
             return self._labels_of_colours(path, label)
-        legal = np.zeros(1 << 16, np.bool_)
-        legal[: len(self.classes)] = legal[self.ignore_index] = True
-        outside = label.pixels[~legal[label.pixels]]
+        meaning = np.full(1 << 16, -1, np.int16)
+        for index, (red, green, blue) in enumerate(self.palette):
+            if red == green == blue:  # such as 0 and 255 of a binary mask; where it is an index too, the index counts
+                meaning[red] = index
+        meaning[: len(self.classes)] = np.arange(len(self.classes))
+        meaning[self.ignore_index] = self.ignore_index
+        indices = meaning[label.pixels]
+        outside = label.pixels[indices < 0]
         if outside.size:
             raise DatasetError(
                 f"{path}: {_most(outside, 'label {}')}",
                 expected=f"0 to {len(self.classes) - 1} or ignore index {self.ignore_index}",
                 fix="relabel, or add the class to dataset.toml",
             )
-        return label.pixels.astype(np.uint8)
+        mask: Mask = indices.astype(np.uint8)
+        return mask
 
     def _labels_of_colours(self, path: Path, label: LabelPixels) -> Mask:
         index_of = {_BLACK: self.ignore_index} | {colour: index for index, colour in enumerate(self.palette)}
@@ -255,7 +218,9 @@ class Dataset:
 
         It does not depend on where the dataset lies or what its split is called.
         """
-        meaning = [self.classes, self.palette, self.ignore_index]
+        meaning: list[Any] = [self.classes, self.palette, self.ignore_index]
+        if self.spec.white_level != WHITE_LEVEL:
+            meaning.append(self.spec.white_level)
         digest = hashlib.sha256(json.dumps(meaning).encode())
         for pair in self.pairs(split):
             for path in (pair.image, pair.mask):
@@ -268,21 +233,8 @@ def load_dataset(path: Path) -> Dataset:
 
     Raises `DatasetError` that names the field if the description is absent, malformed or contradicts the disk.
     """
-    toml = path if path.is_file() else path / "dataset.toml"
-    try:
-        spec = DatasetSpec.model_validate(tomllib.loads(toml.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise DatasetError(
-            f"{toml}: {error.strerror or error}",
-            expected="a dataset.toml",
-            fix="describe the folder's classes and splits in a dataset.toml",
-        ) from None
-    except UnicodeDecodeError:
-        raise DatasetError(f"{toml}: not UTF-8", fix="save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise DatasetError(f"{toml}: not TOML: {error}", fix="mend that line") from None
-    except ValidationError as error:
-        raise DatasetError(f"{toml}: {_first_mistake(error)}", fix="mend that key") from None
+    toml = path if path.is_file() else path / DESCRIPTION
+    spec = read_spec(toml)
     for split, folders in spec.splits.items():
         for key, folder in (("images", folders.images), ("masks", folders.masks)):
             if not (toml.parent / folder).is_dir():
@@ -292,10 +244,22 @@ def load_dataset(path: Path) -> Dataset:
     return Dataset(toml.parent, spec)
 
 
-def _first_mistake(error: ValidationError) -> str:
-    first = error.errors()[0]
-    message = str(first.get("ctx", {}).get("error", first["msg"]))
-    return ": ".join(part for part in (".".join(map(str, first["loc"])), message) if part)
+def held_out(names: Sequence[str], share: float) -> set[str]:
+    """Return about `share` of `names`, at least one of two: blocks at the ends of equal stretches of their order.
+
+    The order is that of people: `x2` before `x10`. Frames of a drive or photos of a walk resemble their neighbours, so
+    a share scattered among the rest would be scored on what was learned; in blocks only their ends have neighbours.
+    """
+    ordered = sorted(names, key=_natural)
+    count = min(len(ordered) - 1, max(1, round(share * len(ordered))))
+    blocks = min(_BLOCKS, count)
+    ends = [round(len(ordered) * (i + 1) / blocks) for i in range(blocks)]
+    sizes = [round(count * (i + 1) / blocks) - round(count * i / blocks) for i in range(blocks)]
+    return {name for end, size in zip(ends, sizes, strict=True) for name in ordered[end - size : end]}
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
 def _most(values: npt.NDArray[Any], pattern: str) -> str:

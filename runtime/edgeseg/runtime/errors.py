@@ -3,6 +3,7 @@
 EdgesegError                 a user's problem: one line, exit status 1
 ├── BundleError              a bundle that is incomplete, altered or of another schema
 ├── DatasetError             a dataset.toml, an image or a mask that cannot be used
+│   └── UnreadablePairError  one image with its mask: what a training may pass over
 ├── FrameError               a frame of the wrong shape or dtype
 ├── SourceError              a camera, stream or file that gives no frames
 ├── SinkError                a place that masks cannot be written to
@@ -29,6 +30,10 @@ class BundleError(EdgesegError):
 
 class DatasetError(EdgesegError):
     """A `dataset.toml`, an image or a mask that cannot be used."""
+
+
+class UnreadablePairError(DatasetError):
+    """An image and its mask of which one cannot be used, or which differ in size."""
 
 
 class FrameError(EdgesegError):

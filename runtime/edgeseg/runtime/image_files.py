@@ -32,6 +32,7 @@ Rgb = tuple[int, int, int]
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_GREY, _PNG_INDEXED, _PNG_GREY_ALPHA = 0, 3, 4
 _JPEG = b"\xff\xd8\xff"
+_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 _log_level_lock = threading.Lock()
 
 
@@ -44,13 +45,36 @@ class LabelPixels:
     """A palette PNG's own colours in index order; None for every other file."""
 
 
-def read_image(path: Path) -> Image:
-    """Read a photo as (H, W, 3) BGR uint8; grey is spread, 16 bits are scaled to 8, alpha is dropped.
+def read_image(path: Path, *, white_level: int = 65535) -> Image:
+    """Read a photo as (H, W, 3) BGR uint8; grey is spread, alpha is dropped, 16 bits become 8 as `to_8_bits` does it.
 
     EXIF orientation is ignored: labels are drawn on the stored pixels, so both stay aligned. Raises `DatasetError`
     that names the file if it is absent, damaged or not an image.
     """
-    return _decode(path, _read_bytes(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return to_8_bits(read_samples(path), white_level)
+
+
+def read_samples(path: Path) -> npt.NDArray[Any]:
+    """Read a photo's samples, (H, W, 3) BGR, uint16 where the file has more than 8 bits; else as `read_image`."""
+    return _whole_numbers(path, _decode(path, _read_bytes(path), _STORED))
+
+
+def to_8_bits(samples: npt.NDArray[Any], white_level: int) -> Image:
+    """Scale uint16 samples so that `white_level` and what is above it become 255; uint8 ones are given back.
+
+    Microscopes and thermal cameras put 10 to 14 bits into 16: scaled from 65535 they would be nearly black.
+    """
+    return samples if samples.dtype == np.uint8 else cv2.convertScaleAbs(samples, alpha=255 / white_level)  # type: ignore[return-value]
+
+
+def read_upright(path: Path) -> tuple[npt.NDArray[Any], bool]:
+    """Read a photo's samples as people see them, and whether its EXIF orientation turned or mirrored them."""
+    data = _read_bytes(path)
+    stored = _whole_numbers(path, _decode(path, data, _STORED))
+    if not any(mark in data for mark in (b"Exif", b"eXIf", b"EXIF")):
+        return stored, False
+    upright = _decode(path, data, _STORED & ~cv2.IMREAD_IGNORE_ORIENTATION)
+    return upright, not np.array_equal(upright, stored)
 
 
 def read_label_pixels(path: Path) -> LabelPixels:
@@ -81,6 +105,14 @@ def read_label_pixels(path: Path) -> LabelPixels:
     return LabelPixels(pixels=pixels[..., :3] if colour else pixels, colour_table=colour_table)
 
 
+def _whole_numbers(path: Path, samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if samples.dtype not in (np.uint8, np.uint16):
+        raise DatasetError(
+            f"{path}: {samples.dtype} samples", expected="8 or 16 bits a sample", fix="save it as 16-bit TIFF or PNG"
+        )
+    return samples
+
+
 def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -92,7 +124,7 @@ def _undecodable(path: Path, why: str) -> DatasetError:
     return DatasetError(f"{path}: {why}", expected="a whole image file", fix="replace the file or remove the pair")
 
 
-def _decode(path: Path, data: bytes, flags: int) -> Image:
+def _decode(path: Path, data: bytes, flags: int) -> npt.NDArray[Any]:
     if damage := _damage(data):
         raise _undecodable(path, damage)
     try:
@@ -104,7 +136,7 @@ def _decode(path: Path, data: bytes, flags: int) -> Image:
         pixels = None
     if pixels is None:
         raise _undecodable(path, "OpenCV cannot decode it")
-    return pixels  # type: ignore[return-value]
+    return pixels
 
 
 def _decode_quietly(data: bytes, flags: int) -> Any:
