@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.deploy.devices import Devices, why_not_here
 
 from edgeseg.deploy import keys
 from edgeseg.deploy.agent.activation import Agent
@@ -62,8 +63,10 @@ class Bench:
             allowed_signers=folder / "allowed_signers",
             revoked_keys=folder / "revoked_keys",
             prepare=(("sh", "-c", "echo engine > prepared/engine"),),
+            build=(),
             restart=("touch", str(folder / "restarted")),
             reserve_mb=0,
+            least_free_mb=0,
             start_s=30,
             probation_s=40,
             retry_s=0,
@@ -174,3 +177,13 @@ def bench(makers: Makers) -> Iterator[Bench]:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         yield Bench(Path(folder), makers)
+
+
+@pytest.fixture(scope="module")
+def devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Devices]:
+    """Booted devices, off at the module's end; skips where there can be none."""
+    reason = why_not_here()
+    if reason is not None:
+        pytest.skip(reason)
+    with Devices(tmp_path_factory.mktemp("devices")) as made:
+        yield made

@@ -311,6 +311,13 @@ class TestFullDisk:
         small.set(prepare=())
         assert "on trial" in small.agent().activate(small.makers.release(2))
 
+    def test_version_that_leaves_too_little_on_trial_is_rolled_back(self, small: Bench) -> None:
+        small.install(1)
+        small.agent().activate(small.makers.release(2))
+        small.set(least_free_mb=64)
+        assert "the disk is full: " in small.live(10)
+        assert small.version() == 1
+
     def test_release_that_fills_it_on_trial_is_rolled_back(self, small: Bench) -> None:
         small.install(1)
         small.agent().activate(small.makers.release(2))

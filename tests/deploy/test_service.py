@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -103,7 +105,22 @@ def test_service_gets_ready_feeds_the_watchdog_and_ends_on_term(bench: Bench, sy
     assert (health.alive, health.flowing, health.frames) == (True, True, 7)
     assert health.release == bench.status()["current"]["digest"]
     service.send_signal(signal.SIGTERM)
-    assert service.wait(20) != 0
+    assert service.wait(20) == 0
+
+
+def test_release_that_will_not_stop_is_killed_before_systemd_would_and_is_no_failure(
+    bench: Bench, systemd: socket.socket
+) -> None:
+    service = start(bench, "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)")
+    while systemd.recv(4096) != b"READY=1":
+        pass
+    service.send_signal(signal.SIGTERM)
+    systemd.settimeout(0.1)
+    deadline_s = time.monotonic() + 19  # systemd waits for 20
+    while service.poll() is None and time.monotonic() < deadline_s:
+        with contextlib.suppress(TimeoutError):
+            systemd.recv(4096)
+    assert service.poll() == 0
 
 
 def test_hanging_stage_starves_the_watchdog(bench: Bench, systemd: socket.socket) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 UNITS = Path(str(resources.files("edgeseg.deploy"))) / "units"
-NAMES = sorted(path.name for path in UNITS.iterdir() if path.suffix in (".service", ".timer", ".path"))
+NAMES = sorted(path.name for path in UNITS.iterdir() if path.suffix in (".service", ".timer", ".path", ".socket"))
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 
@@ -65,15 +65,27 @@ def test_service_is_watched_and_its_end_is_dealt_with() -> None:
     assert "Requires" not in found  # a guard that fails must not keep the service from starting
 
 
-def test_build_has_no_limits_of_time_or_memory() -> None:
-    found = settings("edgeseg-build.service")
-    assert found["TimeoutStartSec"] == "infinity"
+@pytest.mark.parametrize("name", ["edgeseg-build.service", "edgeseg-engines@.service"])
+def test_build_has_no_limits_of_time_or_memory(name: str) -> None:
+    found = settings(name)
+    assert found.get("Type", "simple") == "simple" or found["TimeoutStartSec"] == "infinity"
     assert not {"MemoryMax", "CPUQuota", "RuntimeMaxSec", "TasksMax"} & set(found)
-    assert found.get("PrivateDevices", "no") == "no"
+
+
+def test_engines_are_built_as_the_user_that_runs_them_and_by_nothing_else() -> None:
+    build, service = settings("edgeseg-engines@.service"), (UNITS / "edgeseg.service").read_text("utf-8")
+    assert build["User"] == settings("edgeseg.service")["User"]
+    assert build["SupplementaryGroups"] == settings("edgeseg.service")["SupplementaryGroups"]
+    assert build.get("PrivateDevices", "no") == "no"
+    assert "EDGESEG_BUILD=0" in service and "edgeseg-engines" not in service  # which reads them only
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith(".service")])
-def test_only_the_restart_runs_as_root(name: str) -> None:
-    assert settings(name).get("User") == {"edgeseg.service": "edgeseg", "edgeseg-restart.service": None}.get(
-        name, "edgeseg-agent"
-    )
+def test_only_restart_and_power_run_as_root(name: str) -> None:
+    others = {
+        "edgeseg.service": "edgeseg",
+        "edgeseg-engines@.service": "edgeseg",
+        "edgeseg-restart.service": None,
+        "edgeseg-power.service": None,
+    }
+    assert settings(name).get("User") == others.get(name, "edgeseg-agent")

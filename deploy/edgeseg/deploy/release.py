@@ -107,6 +107,8 @@ def write_agent(out: Path) -> None:
     for item in resources.files("edgeseg.deploy.agent").iterdir():
         if item.name.endswith(".py"):
             members[f"edgeseg_agent/{item.name}"] = item.read_bytes()
+    for item in (resources.files("edgeseg.deploy") / "units").iterdir():
+        members[f"edgeseg_agent/units/{item.name}"] = item.read_bytes()
     with whole_file(out) as partial:
         _write_zip(partial, members, shebang=b"#!/usr/bin/env python3\n")
         partial.chmod(0o755)

@@ -23,7 +23,9 @@ from .archive import Archive, open_archive
 from .config import Config
 from .descriptor import Descriptor
 from .device import Clock
+from .engines import ask_to_build
 from .errors import AgentError
+from .files import free_bytes
 from .health import read_health
 from .lock import locked
 from .policy import accept, require_space
@@ -79,7 +81,8 @@ class Agent:
             if trial is None:
                 return "nothing is on trial"
             health = read_health(self._config.health)
-            look = probation.Look(self._clock.boot_id(), self._clock.monotonic(), health)
+            free_mb = free_bytes(self._config.root) >> 20
+            look = probation.Look(self._clock.boot_id(), self._clock.monotonic(), health, free_mb)
             before = trial
             trial, passed = probation.judge(before, look, self._config)
             if passed:
@@ -120,8 +123,19 @@ class Agent:
             if trial is not None:
                 return self._go_back(replace(trial, failure="the service hit systemd's start limit"), restart=True)
         time.sleep(self._config.retry_s)
-        self._restart()
-        return "no trial: the permanent version was started again"
+        return f"no trial: {self.rebuild()}"
+
+    def rebuild(self) -> str:
+        """Make the current version's engines again where they are missing or stale, and start it again either way."""
+        with self._lock(wait_s=_SHORT_WAIT_S):
+            current = self.slots.current
+            if current is None:
+                raise AgentError("no version is installed", fix="push a release")
+            try:
+                ask_to_build(self._config, current)
+                return f"{self.slots.descriptor(current)} was started again"
+            finally:
+                self._restart()
 
     def roll_back(self) -> str:
         """End the trial, or put the version before the permanent one on trial."""
@@ -146,6 +160,7 @@ class Agent:
         require_space(self._config, archive.descriptor.size)
         archive.unpack(partial)
         self._prepare(self.slots.fill(slot, partial), lock)
+        ask_to_build(self._config, slot)
         self.slots.seal(slot, archive.descriptor.digest)
 
     def _prepare(self, slot: Path, lock: int) -> None:

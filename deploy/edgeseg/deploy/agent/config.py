@@ -35,8 +35,15 @@ class Config:
         ),
     )
     """Commands run one after the other in the idle slot before the switch; what they make belongs in `prepared/`."""
+    build: tuple[_Command, ...] = (("{slot}/prepared/venv/bin/edgeseg", "build", "{slot}/bundle"),)
+    """Commands run after those, as the user that the service runs as, with XDG_CACHE_HOME where the service will look.
+    Empty where nothing is to be built, as without TensorRT."""
     prepare_timeout_s: float = 7200
-    """For each of them: an engine build on a small device takes its time."""
+    """For each command of `prepare`, and for `build`: an engine on a small device takes its time."""
+    builder: Path = Path("/run/edgeseg-engines.socket")
+    """Where engines are asked for."""
+    engines: Path = Path("/var/lib/edgeseg-engines")
+    """Where they are kept, owned by the service's user, and written by nothing but their build."""
     restart: _Command = ("touch", "/run/edgeseg-agent/restart")
     """Restarts the service, its start limit forgotten; may return before that is done."""
     serve: _Command = ("{slot}/prepared/venv/bin/edgeseg", "run", "{slot}/bundle", "--source", "0", "--sink", "null")
@@ -54,11 +61,17 @@ class Config:
     age_factor: float = 1.5
     age_slack_ms: float = 50
     """A release is too slow if its frame age is above the old one's times `age_factor` plus `age_slack_ms`."""
-    golden_min: float = 0.99
-    """Share of golden pixels that must agree, where the service tells."""
+    golden_min: float = 1.0
+    """Least share of the agreement with golden masks that the bundle requires; 1 is all of it."""
+    least_free_mb: int = 32
+    """Free space below which a trial ends: the version fills the disk."""
     retry_s: float = 60
     """Pause before a permanent version that hit systemd's start limit is started again."""
 
+    power_mode: int | None = None
+    """The number of the mode for `nvpmodel`; None leaves it as it is."""
+    max_clocks: bool = False
+    """Keep the clocks at the highest that the mode allows, by `jetson_clocks`."""
     reserve_mb: int = 256
     """Free space that must remain after an upload or an unpacking."""
     clock: str = "auto"
@@ -85,9 +98,13 @@ def load_config(path: Path) -> Config:
 
 
 def _convert(key: str, kind: str, value: Any) -> Any:
-    expected: dict[str, type | tuple[type, ...]] = {"Path": str, "float": (int, float), "int": int, "str": str}
+    expected: dict[str, type | tuple[type, ...]] = {
+        "Path": str, "float": (int, float), "int": int, "int | None": int, "bool": bool, "str": str
+    }  # fmt: skip
+    if value is None and kind.endswith("| None"):
+        return None
     if kind in expected:
-        if not isinstance(value, expected[kind]) or isinstance(value, bool):
+        if not isinstance(value, expected[kind]) or isinstance(value, bool) != (kind == "bool"):
             raise ValueError(f"{key} is {value!r}")
         if kind == "str" and value not in ("auto", "trusted", "untrusted"):
             raise ValueError(f"{key} is {value!r}")

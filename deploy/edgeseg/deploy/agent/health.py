@@ -12,7 +12,8 @@ FRESH_S = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """One report. `present` tells whether the camera is there at all (None: unknown), `golden` the agreement seen."""
+    """One report. `present` tells whether the camera is there at all (None: unknown), `golden` the share reached of the
+    agreement that the bundle requires with its golden masks."""
 
     release: str
     boot_id: str

@@ -14,11 +14,12 @@ _MAX_STEP_S = 60
 
 @dataclass(frozen=True)
 class Look:
-    """One look at the service: the last report, and the time of the look."""
+    """One look at the service: the last report, the time of the look, and the space that is free by then."""
 
     boot_id: str
     now_s: float
     health: Health | None
+    free_mb: int
 
 
 def count_start(trial: Trial, boot_id: str, config: Config) -> Trial:
@@ -43,11 +44,15 @@ def judge(trial: Trial, look: Look, config: Config) -> tuple[Trial, bool]:
     trial = replace(trial, seen_s=look.now_s)
     if trial.failure:
         return trial, False
+    if look.free_mb < config.least_free_mb:
+        return replace(
+            trial, failure=f"the disk is full: {look.free_mb} MB are free, {config.least_free_mb} must be"
+        ), False
     health = look.health
     if health is None or health.release != trial.digest or not health.fresh(look.boot_id, look.now_s):
         return _silent(trial, step_s, "no sign of life of the new version", config), False
     if health.golden is not None and health.golden < config.golden_min:
-        found = f"masks differ from the golden ones: {health.golden:.4f} agree, {config.golden_min} must"
+        found = f"masks differ from the golden ones: {health.golden:.4f} of what is required"
         return replace(trial, failure=found), False
     if not health.alive:
         return _silent(trial, step_s, "a stage hangs", config), False

@@ -9,6 +9,7 @@ from .activation import Agent
 from .config import Config
 from .errors import AgentError
 from .files import remove_file, write_whole
+from .push import forget_refusal, note_refusal
 from .upload import Uploads
 
 _WAIT_S = 60
@@ -19,6 +20,7 @@ def request(config: Config, sha256: str) -> str:
     """Ask for the activation of an upload. Raises `AgentError` if it is not here."""
     if not Uploads(config).path(sha256).exists():
         raise AgentError(f"no upload {sha256[:12]}", fix="push it first")
+    forget_refusal(config.root)
     write_whole(config.root / "request", sha256.encode())
     return "the activation was asked for"
 
@@ -32,6 +34,9 @@ def fulfil(config: Config, agent: Agent) -> str:
     try:
         path = uploads.path(wish.read_text(encoding="ascii", errors="replace"))
         return agent.activate(path, wait_s=_WAIT_S)
+    except AgentError as error:
+        note_refusal(config.root, path.stem if path else "", str(error))
+        raise
     finally:
         if path is not None:
             uploads.forget(path)

@@ -24,6 +24,7 @@ from typing import Any
 
 from .config import Config
 from .device import Clock
+from .engines import engines_folder
 from .errors import AgentError
 from .health import Health, write_health
 from .slots import Slots
@@ -31,6 +32,8 @@ from .slots import Slots
 _FLOW_S = 10
 """Frames flow if one came within this."""
 _TELL_S = 1
+_STOP_S = 10
+"""How long a release may take to end: less than its unit gives it, for what systemd kills has failed."""
 _MAX_LINE = 1 << 16
 
 
@@ -84,7 +87,7 @@ class Liveness:
 
 
 def serve(config: Config, clock: Clock) -> int:
-    """Run the current release until it ends, and return its exit status; TERM is handed on to it."""
+    """Run the current release until it ends, and return its exit status; 0 if it was told to, by TERM."""
     slots = Slots(config.root)
     slot = slots.current  # read once: whatever the link does later, all of this run comes from one slot
     release = slots.descriptor(slot) if slot else None
@@ -93,16 +96,28 @@ def serve(config: Config, clock: Clock) -> int:
     reader, writer = os.pipe()
     words = [word.replace("{slot}", str(slots.path(slot))) for word in config.serve]
     environment = {**os.environ, "EDGESEG_LIVENESS": str(writer)}
+    if config.build:
+        environment["XDG_CACHE_HOME"] = str(engines_folder(config, release))
     environment.pop("NOTIFY_SOCKET", None)
     try:
         child = subprocess.Popen(words, pass_fds=(writer,), env=environment)
     except OSError as error:
         raise AgentError(f"{words[0]} cannot be run ({error.strerror})") from None
     os.close(writer)
-    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    told_to_stop = []
+
+    def stop(*_: object) -> None:
+        told_to_stop.append(True)
+        child.terminate()
+        signal.alarm(_STOP_S)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGALRM, lambda *_: child.kill())
     with open(reader, "rb", buffering=0) as stream:  # noqa: PTH123
         _watch(stream.fileno(), child, Liveness(config.stages, config.stage_limit_s), release.digest, config, clock)
-    return child.wait()
+    status = child.wait()
+    # However a release ends that was told to: were it a failure, systemd would count the switch from it as one.
+    return 0 if told_to_stop else status
 
 
 def notify(message: str) -> None:
