@@ -11,6 +11,7 @@ import click
 from edgeseg.deploy import keys, release
 from edgeseg.deploy.agent.descriptor import parse_time
 from edgeseg.deploy.errors import DeployError
+from edgeseg.deploy.fleet import commands as fleet
 from edgeseg.runtime.bundle import Bundle, open_bundle
 from edgeseg.runtime.commands.common import console, json_option, write_document
 from edgeseg.runtime.files import write_bytes
@@ -72,7 +73,11 @@ def _verify_bundle(bundle: Bundle, key: Path) -> str:
 
 @click.group(epilog="Example: edgeseg deploy agent --out edgeseg-agent")
 def deploy() -> None:
-    """Make what a device needs: signed releases, the agent, lists of trusted keys."""
+    """Make signed releases, and bring them to one device or a thousand."""
+
+
+for _command in fleet.COMMANDS:
+    deploy.add_command(_command)
 
 
 @deploy.command("release", epilog="Example: edgeseg deploy release street --key release-2026 --version 7 --out 7.rel")
