@@ -16,6 +16,8 @@ from edgeseg.runtime.bundle import open_bundle, write_bundle
 from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.manifest import Golden, Provenance, Stage, golden_paths
 
+# Rich takes a width that it finds at its import for good; tests set their own, each for itself.
+os.environ.pop("COLUMNS", None)
 # A busy machine is no failure of a law.
 settings.register_profile("edgeseg", deadline=None)
 settings.load_profile("edgeseg")

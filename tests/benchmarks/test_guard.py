@@ -61,8 +61,8 @@ def test_planted_slowdown_is_found_and_one_side_s_path_left_out(repository: Path
     assert "slower than" in str(result.exception) and "steady" in str(result.exception)
     found = json.loads((tmp_path / "guard.json").read_text())
     assert found["schema"] == "edgeseg/guard/1" and found["absent"] == ["young"]
-    # Twice the work.
-    assert found["ratios"]["steady"]["low"] < 2 < found["ratios"]["steady"]["high"] + 0.3
+    # Twice the work, on a machine that may be busy.
+    assert found["ratios"]["steady"]["low"] < 2.5 and found["ratios"]["steady"]["high"] > 1.7
     assert found["ratios"]["steady"]["verdict"] == "slower"
 
 

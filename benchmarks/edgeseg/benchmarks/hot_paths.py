@@ -73,6 +73,7 @@ def run_the_pipeline() -> Call:
 
 def run_a_file() -> Call:
     """A video file through the shipped network's CPU graph, one thread, to a null sink."""
+    import atexit
     import tempfile
     from pathlib import Path
 
@@ -85,6 +86,7 @@ def run_a_file() -> Call:
     from edgeseg.runtime.sources import open_source
 
     folder = tempfile.TemporaryDirectory(prefix="edgeseg-guard-clip-")
+    atexit.register(folder.cleanup)
     clip = Path(folder.name) / "noise.mp4"
     writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, (640, 480))
     for frame in _frames(count=16):
@@ -94,11 +96,7 @@ def run_a_file() -> Call:
     backend = open_backend(bundle, backend="ort", precision="int8-cpu", threads=1)
     backend.warm_up()
 
-    def run() -> object:
-        assert folder.name  # kept as long as what reads it
-        return run_pipeline(open_source(str(clip)), backend, bundle.contract, [NullSink()])
-
-    return run
+    return lambda: run_pipeline(open_source(str(clip)), backend, bundle.contract, [NullSink()])
 
 
 def paint_the_overlay() -> Call:

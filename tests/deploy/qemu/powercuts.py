@@ -91,6 +91,7 @@ class PowerCuts:
     """
 
     def __init__(self, folder: Path, system: System, old: Path, new: Path, signer: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._system = folder, system
         self._initrd, self._base = folder / "initrd.gz", folder / "device.img"
         self._state, self._boot_state = folder / "running.state", folder / "boot.state"
