@@ -83,8 +83,12 @@ class Device:
         raise TimeoutError(f"{self.name} does not come up: {self._place.console.read_text(errors='replace')[-800:]}")
 
     def set_link(self, up: bool) -> None:
-        """Plug its network cable in or out."""
+        """Plug its network cable in or out. Once in, its SSH is reached again when this returns."""
         self._place.set_link(up)
+        # The host remembers for a second or two that there was no way to it.
+        deadline = time.monotonic() + 30
+        while up and self.ssh("status", check=False).returncode == 255 and time.monotonic() < deadline:
+            time.sleep(0.2)
 
     def run(
         self, *words: str | Path, check: bool = True, input: str | None = None, timeout: float = 120
