@@ -7,10 +7,11 @@ from pathlib import Path
 
 import cv2
 
-from edgeseg.export.parity import Predict, spread_pairs
+from edgeseg.export.parity import Predict
 from edgeseg.runtime.contract import Contract, Fitter
 from edgeseg.runtime.dataset import Dataset, Pair
 from edgeseg.runtime.errors import ExportError
+from edgeseg.runtime.evaluate import spread_pairs
 from edgeseg.runtime.frame import Image
 from edgeseg.runtime.manifest import golden_paths
 from edgeseg.runtime.street import StreetCamera

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from edgeseg.runtime.contract import Contract, Fitter
 from edgeseg.runtime.dataset import Dataset, Pair
 from edgeseg.runtime.errors import ExportError
+from edgeseg.runtime.evaluate import spread_pairs
 from edgeseg.runtime.frame import Image, Mask
 
 MIN_AGREEMENT = 0.999
@@ -27,12 +28,6 @@ class Parity:
     agreement: float
     """Share of pixels of all images, 0 to 1."""
     images: int
-
-
-def spread_pairs(pairs: Sequence[Pair], count: int) -> list[Pair]:
-    """Return at most `count` of `pairs`, spread evenly: neighbours in a film are much alike."""
-    places = np.linspace(0, len(pairs) - 1, min(len(pairs), count)).round().astype(int)
-    return [pairs[place] for place in places]
 
 
 def choose_pairs(dataset: Dataset, split: str) -> list[Pair]:

@@ -144,7 +144,8 @@ def _at_cells(truth: Mask, mask: Mask, confidence: Confidence) -> Certainty:
 
 def spread_pairs(pairs: Sequence[Pair], count: int | None) -> list[Pair]:
     """Return at most `count` of `pairs`, spread evenly: neighbours in a film are much alike. None is all of them."""
-    places = np.linspace(0, len(pairs) - 1, min(len(pairs), count or len(pairs))).round().astype(int)
+    wanted = len(pairs) if count is None else min(len(pairs), count)
+    places = np.linspace(0, len(pairs) - 1, wanted).round().astype(int)
     return [pairs[place] for place in places]
 
 

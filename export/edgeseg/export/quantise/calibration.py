@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeseg.export.parity import spread_pairs
 from edgeseg.runtime.dataset import Dataset, Pair
 from edgeseg.runtime.errors import ExportError
+from edgeseg.runtime.evaluate import spread_pairs
 from edgeseg.runtime.files import sha256_file
 from edgeseg.runtime.manifest import Calibration
 
