@@ -93,6 +93,14 @@ def test_planted_object_is_found_among_all(blocks: Path, tiny_bundle: Path) -> N
     assert suspect["place"]["labelled"] != suspect["place"]["seen"]
 
 
+def test_pair_that_cannot_be_read_is_a_finding_and_the_others_are_ranked(blocks: Path, tiny_bundle: Path) -> None:
+    (blocks / "images" / "02.png").write_bytes(b"no picture")
+    relabel(blocks, "05", lambda mask: mask[:16, :16].fill((int(mask[8, 8]) + 1) % 11))
+    result, document = check(blocks, "--run", tiny_bundle)
+    assert result.exit_code == 1 and [one["rule"] for one in document["findings"]] == ["undecodable-image"]
+    assert [one["file"] for one in document["suspicious"]] == ["masks/05.png"]
+
+
 def test_network_of_other_classes_is_refused(blocks: Path, tiny_bundle: Path) -> None:
     toml = (blocks / "dataset.toml").read_text().replace('"pole"', '"post"')
     (blocks / "dataset.toml").write_text(toml)

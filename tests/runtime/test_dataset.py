@@ -240,7 +240,7 @@ def test_empty_split_is_refused(make_dataset: DatasetMaker) -> None:
 def test_stem_that_is_no_pair_is_refused(make_dataset: DatasetMaker, files: list[str]) -> None:
     with pytest.raises(DatasetError) as error:
         load_dataset(make_dataset(dict.fromkeys(files, b""))).pairs("all")
-    assert_one_line(error, "1 of 1 stems", "first 'x'", "edgeseg data check")
+    assert_one_line(error, "1 of 1 stems", "first 'x'", "edgeseg data check", "edgeseg data import")
 
 
 # --- images

@@ -187,6 +187,29 @@ def test_pictures_and_flicker_are_added_when_asked_for(
     assert run_evaluate(run_folder, folder, "--split", "all", "--video", tmp_path / "none.avi").exit_code == 2
 
 
+@pytest.mark.parametrize("bad", [1, 2])
+def test_pair_that_cannot_be_read_is_named_passed_over_and_counted_up_to_one_in_a_hundred(
+    make_dataset: DatasetMaker, run_folder: Path, tmp_path: Path, bad: int
+) -> None:
+    files: dict[str, Any] = {}
+    for number in range(100):
+        files |= scene(f"{number:03d}", halves(8, 16))
+    folder = make_dataset(files)
+    for name in ("images/017.png", "images/080.png")[:bad]:
+        (folder / name).write_bytes((folder / name).read_bytes()[:40])
+    report = tmp_path / "scores.json"
+    result = run_evaluate(run_folder, folder, "--split", "all", "--json", report)
+    if bad == 1:
+        assert result.exit_code == 0, result.output
+        assert "passed over 1 of 100" in result.output and "017.png" in result.output
+        scores = json.loads(report.read_text())
+        assert scores["images"] == 99 and scores["miou"] == 100
+        assert len(scores["unreadable"]) == 1 and "017.png" in scores["unreadable"][0]
+    else:
+        assert isinstance(result.exception, DatasetError) and not report.exists()
+        assert "2 of 100 pairs cannot be read" in str(result.exception) and "080.png" in str(result.exception)
+
+
 @pytest.mark.parametrize("flag", [("--precision", "fp32"), ("--threads", "1"), ("--backend", "ort")])
 def test_bundle_flags_are_refused_for_a_run(
     make_dataset: DatasetMaker, run_folder: Path, flag: tuple[str, str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,9 +14,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeseg.runtime.bundle import open_bundle, write_bundle
+from edgeseg.runtime.cli import main
 from edgeseg.runtime.errors import SourceError
 from edgeseg.runtime.frame import Frame, Image
 from edgeseg.runtime.sources import Source, open_source, redact
@@ -99,6 +103,32 @@ def test_folder_gives_images_by_name_with_their_stems(tmp_path: Path) -> None:
         ("b", 1, 22),
         ("c", 2, 23),
     ]
+
+
+def test_16_bit_images_are_scaled_by_the_level_that_the_network_learned_as_white(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """12-bit grey frames look black to a network unless its bundle says how they were read in training."""
+    with open_bundle(tiny_bundle) as tiny:
+        manifest = tiny.manifest
+    bundle, frames = tmp_path / "bundle", tmp_path / "frames"
+    shutil.copytree(tiny_bundle, bundle)
+    write_bundle(
+        bundle,
+        name="12-bit",
+        contract=manifest.contract.model_copy(update={"white_level": 4095}),
+        stages=manifest.stages,
+        golden=manifest.golden,
+        provenance=manifest.provenance,
+    )
+    frames.mkdir()
+    cv2.imwrite(str(frames / "a.png"), np.full((64, 96), round(128 / 255 * 4095), np.uint16))
+    for network, seen in ((bundle, "sky"), (tiny_bundle, "pedestrian")):  # by its nearest colour
+        masks = tmp_path / network.name
+        done = CliRunner().invoke(main, ["run", str(network), "--source", str(frames), "--sink", f"masks:{masks}"])
+        assert done.exit_code == 0, done.output
+        mask = cv2.imread(str(masks / "a.png"), cv2.IMREAD_UNCHANGED)
+        assert np.all(mask == manifest.contract.classes.index(seen))
 
 
 @pytest.mark.parametrize("damage", ["zeros", "cut"])

@@ -16,10 +16,11 @@ from edgeseg.export.quantise.gate import Limits, Loss, measure_loss
 from edgeseg.export.quantise.search import Placement, Row, Search
 from edgeseg.runtime.backends import Backend, open_backend
 from edgeseg.runtime.bundle import Bundle, write_bundle
-from edgeseg.runtime.commands.common import progress
+from edgeseg.runtime.commands.common import console, progress
 from edgeseg.runtime.confusion import ConfusionMatrix
 from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.dataset import Dataset
+from edgeseg.runtime.dataset_bad_pairs import BadPairs
 from edgeseg.runtime.environment import environment
 from edgeseg.runtime.errors import ExportError
 from edgeseg.runtime.evaluate import evaluate
@@ -141,8 +142,11 @@ class Judge:
                 take(mask)
                 return mask
 
-        with progress(f"scoring {precision} on {self._split}", len(self._dataset.pairs(self._split))) as advance:
-            return evaluate(Watched(), self._dataset, self._split, advance=advance)
+        total = len(self._dataset.pairs(self._split))
+        # They are the same for every precision, and named once.
+        bad = BadPairs(total, report=console.print if precision == "fp32" else lambda line: None)
+        with progress(f"scoring {precision} on {self._split}", total) as advance:
+            return evaluate(Watched(), self._dataset, self._split, on_unreadable=bad.add, advance=advance)
 
     def _keep(
         self, precision: Precision, matrix: ConfusionMatrix, agreement: float, thresholds: dict[str, float]

@@ -31,8 +31,8 @@ class Parity:
 
 
 def choose_pairs(dataset: Dataset, split: str) -> list[Pair]:
-    """Return at most `MAX_IMAGES` pairs of the split, spread over it."""
-    return spread_pairs(dataset.pairs(split), MAX_IMAGES)
+    """Return at most `MAX_IMAGES` pairs of the split, spread over it, that can be read."""
+    return dataset.readable(spread_pairs(dataset.pairs(split), MAX_IMAGES))
 
 
 def check_parity(

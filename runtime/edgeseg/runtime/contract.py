@@ -21,6 +21,8 @@ Colour = tuple[
     Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
 ]
 
+WHITE_LEVEL = 65535
+"""White in pictures of more than 8 bits, unless said otherwise."""
 PAD_LEVEL = 127
 """Grey of letterbox bars: the graph normalises by (x - 127) / 128, so the network sees zero there."""
 CONFIDENCE = "confidence"
@@ -44,6 +46,8 @@ class Contract(BaseModel):
     """Label value that is scored nowhere, and mask value where the network saw nothing."""
     confidence_cell: int | None = Field(default=None, ge=1, le=256)
     """Pixels of the input, each way, that share a value of the graph's second output; None: it has only the mask."""
+    white_level: int = Field(default=WHITE_LEVEL, ge=256, le=WHITE_LEVEL)
+    """Sample that is white in pictures of more than 8 bits: a dataset's, for those that are read from files."""
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Contract:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg.runtime.dataset_spec import DESCRIPTION, TRAIN, VAL, WHITE_LEVEL, DatasetSpec, SplitSpec, read_spec
+from edgeseg.runtime.contract import WHITE_LEVEL
+from edgeseg.runtime.dataset_spec import DESCRIPTION, TRAIN, VAL, DatasetSpec, SplitSpec, read_spec
 from edgeseg.runtime.errors import DatasetError, UnreadablePairError
 from edgeseg.runtime.files import sha256_file
 from edgeseg.runtime.frame import Image, Mask
 from edgeseg.runtime.image_files import IMAGE_ENDINGS, LabelPixels, Rgb, read_image, read_label_pixels
+from edgeseg.runtime.threads import mapped
 
 _BLACK = (0, 0, 0)
 _BLOCKS = 4
@@ -120,7 +122,8 @@ class Dataset:
                 f"{len(unpaired)} of {len(entries)} stems in split {split!r} are no pairs, first {first.stem!r} "
                 f"({len(first.images)} images, {len(first.masks)} masks)",
                 expected="one image and one mask per stem",
-                fix=f"see `edgeseg data check {self.folder} --split {split}`",
+                fix=f"see `edgeseg data check {self.folder} --split {split}`"
+                + f", or pair other names by `edgeseg data import {self.folder} --from masks`" * (unpaired == entries),
             )
         return [Pair(stem=e.stem, image=e.images[0], mask=e.masks[0]) for e in entries]
 
@@ -151,6 +154,19 @@ class Dataset:
                 fix=f"see `edgeseg data check {self.folder}`",
             )
         return image, mask
+
+    def readable(self, pairs: Iterable[Pair]) -> list[Pair]:
+        """Return those of `pairs` that `read_pair` can read."""
+
+        def is_readable(pair: Pair) -> bool:
+            try:
+                self.read_pair(pair)
+            except UnreadablePairError:
+                return False
+            return True
+
+        pairs = list(pairs)
+        return [pair for pair, sound in zip(pairs, mapped(is_readable, pairs), strict=True) if sound]
 
     def labels(self, path: Path, label: LabelPixels) -> Mask:
         """Turn a label file's samples into (H, W) uint8 indices. `path` is for the message of `DatasetError`.

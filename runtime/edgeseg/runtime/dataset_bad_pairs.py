@@ -1,4 +1,4 @@
-"""What a training does about pairs that cannot be read: pass over a few, by name, and end when there are too many."""
+"""What training and scoring do about pairs that cannot be read: pass over a few, by name, and refuse too many."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class BadPairs:
     LIMIT_PERCENT = 1
 
     def __init__(self, total: int, *, report: Callable[[str], object] = lambda line: None) -> None:
-        """`total` is the number of pairs in an epoch; `report` gets one line for each bad one."""
+        """`total` is the number of different pairs that are read; `report` gets one line for each bad one."""
         self._total, self._report = total, report
         self._found: dict[str, str] = {}
 
@@ -31,7 +31,7 @@ class BadPairs:
             raise DatasetError(
                 f"{len(self)} of {self._total} pairs cannot be read, the last: {error.found}",
                 expected=f"at most {self.LIMIT_PERCENT} % bad ones to pass over",
-                fix="see all of them with `edgeseg data check`, mend or remove them, then train again",
+                fix="see all of them with `edgeseg data check`, mend or remove them, and start again",
             )
         self._report(f"passed over {len(self)} of {self._total}: {error}")
 

@@ -17,7 +17,7 @@ from edgeseg.runtime.dataset_findings import Finding, Problem, Rule
 from edgeseg.runtime.dataset_leaks import Seen, leaks
 from edgeseg.runtime.dataset_spec import DESCRIPTION, TRAIN, VAL
 from edgeseg.runtime.errors import DatasetError
-from edgeseg.runtime.image_files import read_label_pixels, read_samples, to_8_bits
+from edgeseg.runtime.image_files import read_label_pixels, read_samples, to_8_bits, white_level_for
 from edgeseg.runtime.threads import mapped
 
 
@@ -178,13 +178,12 @@ def _of_the_whole(dataset: Dataset, pixels: dict[str, npt.NDArray[np.int64]], pe
             yield Finding(splits=(split,), stem="", problem=problem)
     white = dataset.spec.white_level
     if peaks and max(peaks) < white // 2:
-        level = max(256, (1 << max(peaks).bit_length()) - 1)
         problem = Problem(
             rule="dark",
             file=DESCRIPTION,
             found=f"no sample of the 16-bit images is above {max(peaks)}, and {white} is white",
             expected="images that use the range",
-            fix=f"add `white_level = {level}` above the splits",
+            fix=f"add `white_level = {white_level_for(max(peaks))}` above the splits",
         )
         yield Finding(splits=tuple(pixels), stem="", problem=problem)
 
@@ -223,7 +222,7 @@ def _size_mismatch(dataset: Dataset, mask: Path, image_hw: tuple[int, ...], mask
         file=_relative(dataset, mask),
         found=f"mask {mask_hw[1]}×{mask_hw[0]}",
         expected=f"{image_hw[1]}×{image_hw[0]} as its image",
-        fix="turn the stored image by its EXIF orientation, or label anew"
+        fix="turn the stored image by its EXIF orientation, as `edgeseg data import --from masks` does, or label anew"
         if turned
         else "resize by nearest or label anew",
     )

@@ -24,7 +24,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edgeseg.runtime.contract import Colour
+from edgeseg.runtime.contract import WHITE_LEVEL, Colour
 from edgeseg.runtime.errors import DatasetError
 
 if sys.version_info >= (3, 11):
@@ -33,8 +33,6 @@ else:
     import tomli as tomllib
 
 DESCRIPTION = "dataset.toml"
-WHITE_LEVEL = 65535
-"""Sample of a 16-bit image that is white unless the description says otherwise."""
 TRAIN, VAL = "train", "val"
 
 
@@ -113,8 +111,8 @@ def read_spec(toml: Path) -> DatasetSpec:
         raise DatasetError(
             f"{toml}: {error.strerror or error}",
             expected="a dataset.toml",
-            fix="describe the folder's classes and splits in a dataset.toml, "
-            "or make one of another tool's labels with `edgeseg data import`",
+            fix="describe the folder's classes and splits in a dataset.toml, or make a dataset of plain masks or of "
+            "another tool's labels: `edgeseg data import FOLDER --from masks --out NEW`",
         ) from None
     except UnicodeDecodeError:
         raise DatasetError(f"{toml}: not UTF-8", fix="save it as UTF-8") from None

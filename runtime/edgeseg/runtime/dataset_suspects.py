@@ -72,31 +72,33 @@ def find_suspects(
 ) -> list[Suspect]:
     """Return up to `count` of `entries`, whose files are pairs, the oddest first.
 
-    Raises `DatasetError` if the classes are not the network's, or a pair cannot be used.
+    Pairs that cannot be read are left out. Raises `DatasetError` if the classes are not the network's.
     """
     check_classes(network.contract, dataset)
-    pairs = [Pair(stem=entry.stem, image=entry.images[0], mask=entry.masks[0]) for entry in entries]
+    splits_of = {
+        Pair(stem=entry.stem, image=entry.images[0], mask=entry.masks[0]): splits for entry, splits in entries.items()
+    }
     usual = np.full((256, 256), _SMALL)
-    found: list[tuple[Pair, Sequence[str], float, list[_Place]]] = []
-    for splits, prediction in zip(entries.values(), predict_pairs(network, dataset, pairs), strict=True):
+    found: list[tuple[Pair, float, list[_Place]]] = []
+    for prediction in predict_pairs(network, dataset, list(splits_of), on_unreadable=lambda error: advance()):
         truth, mask = prediction.truth, prediction.mask
         labelled = int(np.count_nonzero(truth != dataset.ignore_index))
         wrong = (truth != dataset.ignore_index) & (truth != mask) & (mask < len(dataset.classes))
         if wrong.any():
             np.add.at(usual, (truth[wrong], mask[wrong]), 1 / labelled)
             places = _places(truth, mask, wrong & ~_borders(truth), labelled)
-            found.append((prediction.pair, splits, 100 * np.count_nonzero(wrong) / labelled, places))
+            found.append((prediction.pair, 100 * np.count_nonzero(wrong) / labelled, places))
         advance()
 
     def oddness(place: _Place) -> float:
         return place.share / float(usual[place.label, place.seen])
 
     suspects = []
-    for pair, splits, disagreement, places in found:
+    for pair, disagreement, places in found:
         if places:
             worst = max(places, key=oddness)
             suspect = Suspect(
-                splits=tuple(splits),
+                splits=tuple(splits_of[pair]),
                 pair=pair,
                 file=pair.mask.relative_to(dataset.folder).as_posix(),
                 disagreement=disagreement,

@@ -16,7 +16,7 @@ from edgeseg.runtime.bundle import Bundle
 from edgeseg.runtime.confusion import ConfusionMatrix
 from edgeseg.runtime.contract import Contract, Fitter
 from edgeseg.runtime.dataset import Dataset, Pair
-from edgeseg.runtime.errors import DatasetError, EdgesegError
+from edgeseg.runtime.errors import DatasetError, EdgesegError, UnreadablePairError
 from edgeseg.runtime.frame import Confidence, Image, Mask
 
 CHECKPOINT = "checkpoint.pt"
@@ -78,22 +78,29 @@ class Prediction:
 
 Alter = Callable[[Pair, Image, Mask], Image]
 """Turns a pair's photo, (H, W, 3) uint8, with its label at hand, into what the network is shown instead."""
+OnUnreadable = Callable[[UnreadablePairError], object]
+"""Is told of a pair that is passed over, and may raise where there are too many: `BadPairs.add`."""
 
 
 def evaluate(
-    network: Bundle | Predictor, dataset: Dataset, split: str, *, advance: Callable[[], object] = lambda: None
+    network: Bundle | Predictor,
+    dataset: Dataset,
+    split: str,
+    *,
+    on_unreadable: OnUnreadable | None = None,
+    advance: Callable[[], object] = lambda: None,
 ) -> ConfusionMatrix:
     """Run a network (of a bundle: as `open_bundle_predictor` does by default) over a split and count its pixels.
 
-    `advance` is called after each image. Raises `DatasetError` if classes disagree, the split is unknown or empty,
-    or a pair cannot be used.
+    `on_unreadable` is as `predict_pairs` has it; `advance` is called after each image. Raises `DatasetError` if classes
+    disagree or the split is unknown or empty, and what `predict_pairs` raises.
     """
     if isinstance(network, Bundle):
         with open_bundle_predictor(network) as predictor:
-            return evaluate(predictor, dataset, split, advance=advance)
+            return evaluate(predictor, dataset, split, on_unreadable=on_unreadable, advance=advance)
     check_classes(network.contract, dataset)
     matrix = ConfusionMatrix(dataset.classes, dataset.ignore_index)
-    for prediction in predict_pairs(network, dataset, dataset.pairs(split)):
+    for prediction in predict_pairs(network, dataset, dataset.pairs(split), on_unreadable=on_unreadable):
         matrix.add(prediction.truth, prediction.mask)
         advance()
     return matrix
@@ -106,21 +113,23 @@ def predict_pairs(
     *,
     alter: Alter | None = None,
     with_certainty: bool = False,
+    on_unreadable: OnUnreadable | None = None,
 ) -> Iterator[Prediction]:
     """Run `network` over `pairs`, each photo altered first where `alter` is given.
 
-    Raises `DatasetError` if a pair cannot be used.
+    A pair that cannot be read is passed over and told to `on_unreadable`; without it the first one raises
+    `UnreadablePairError`.
     """
     fitters: dict[tuple[int, int], Fitter] = {}
     engine = network.backend if isinstance(network, BundlePredictor) else network
     for pair in pairs:
-        image, truth = dataset.read_image(pair), dataset.read_mask(pair)
-        if image.shape[:2] != truth.shape:
-            raise DatasetError(
-                f"{pair.mask}: mask {truth.shape[1]}×{truth.shape[0]}",
-                expected=f"{image.shape[1]}×{image.shape[0]} as its image",
-                fix=f"see `edgeseg data check {dataset.folder}`",
-            )
+        try:
+            image, truth = dataset.read_pair(pair)
+        except UnreadablePairError as error:
+            if on_unreadable is None:
+                raise
+            on_unreadable(error)
+            continue
         if alter is not None:
             image = alter(pair, image, truth)
         size_hw = (image.shape[0], image.shape[1])

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edgeseg.runtime.contract import WHITE_LEVEL
 from edgeseg.runtime.errors import DatasetError
 from edgeseg.runtime.frame import Image
 
@@ -45,7 +46,7 @@ class LabelPixels:
     """A palette PNG's own colours in index order; None for every other file."""
 
 
-def read_image(path: Path, *, white_level: int = 65535) -> Image:
+def read_image(path: Path, *, white_level: int = WHITE_LEVEL) -> Image:
     """Read a photo as (H, W, 3) BGR uint8; grey is spread, alpha is dropped, 16 bits become 8 as `to_8_bits` does it.
 
     EXIF orientation is ignored: labels are drawn on the stored pixels, so both stay aligned. Raises `DatasetError`
@@ -65,6 +66,11 @@ def to_8_bits(samples: npt.NDArray[Any], white_level: int) -> Image:
     Microscopes and thermal cameras put 10 to 14 bits into 16: scaled from 65535 they would be nearly black.
     """
     return samples if samples.dtype == np.uint8 else cv2.convertScaleAbs(samples, alpha=255 / white_level)  # type: ignore[return-value]
+
+
+def white_level_for(peak: int) -> int:
+    """Return the white level that images of more than 8 bits seem to mean whose largest sample is `peak`."""
+    return WHITE_LEVEL if peak >= WHITE_LEVEL // 2 else max(256, (1 << peak.bit_length()) - 1)
 
 
 def read_upright(path: Path) -> tuple[npt.NDArray[Any], bool]:

@@ -56,7 +56,9 @@ def choose_pictures(
         pairs, others, name = pairs[:-rest], pairs[-rest:], f"the last {rest} of {', '.join(digests)}"
     if not pairs:
         raise ExportError("one picture was trained on", expected="at least two: one calibrates, the other chooses")
-    chosen, compared = tuple(spread_pairs(pairs, calibration)), tuple(spread_pairs(others, holdout))
+    # Training passed over the few that cannot be read, and to remove them now would change the digests.
+    chosen = tuple(dataset.readable(spread_pairs(pairs, calibration)))
+    compared = tuple(dataset.readable(spread_pairs(others, holdout)))
     return Pictures(
         training=tuple(pairs),
         calibration=chosen,

@@ -114,7 +114,7 @@ class _Data:
 
     def crops(self) -> Crops:
         config = TrainConfig.of(**self.run.metadata["config"])
-        return Crops(self.dataset, self.pictures.training, self.run.contract, config)
+        return Crops(self.dataset, self.dataset.readable(self.pictures.training), self.run.contract, config)
 
     def _frames(self, advance: Callable[[], None]) -> Iterator[Image]:
         for pair in self.pictures.calibration:

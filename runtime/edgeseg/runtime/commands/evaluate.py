@@ -16,6 +16,7 @@ from edgeseg.runtime.bundle import open_bundle
 from edgeseg.runtime.commands.common import console, json_option, progress, write_document
 from edgeseg.runtime.commands.options import backend_option
 from edgeseg.runtime.dataset import load_dataset
+from edgeseg.runtime.dataset_bad_pairs import BadPairs
 from edgeseg.runtime.environment import environment
 from edgeseg.runtime.evaluation.flicker import measure_flicker
 from edgeseg.runtime.evaluation.report import NO_CONFIDENCE, Report
@@ -70,8 +71,10 @@ def evaluate(
         predictor = opened.predictor
         scoring.check_classes(predictor.contract, loaded)
         report = Report(predictor.contract, loaded)
+        bad = BadPairs(len(pairs), report=lambda line: console.print(line, markup=False, soft_wrap=True))
         with progress(f"evaluating on {split}", len(pairs)) as advance:
-            for prediction in scoring.predict_pairs(predictor, loaded, pairs, with_certainty=True):
+            seen = scoring.predict_pairs(predictor, loaded, pairs, with_certainty=True, on_unreadable=bad.add)
+            for prediction in seen:
                 report.add(prediction)
                 advance()
         flicker = None
@@ -84,6 +87,7 @@ def evaluate(
             json_path,
             "evaluate",
             **report.document(),
+            **bad.document(),
             **({} if flicker is None else {"flicker": flicker}),
             split=split,
             dataset={"name": loaded.name, "digest": loaded.digest(split)},

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import PurePath
 
 from edgeseg.runtime.awaited import AwaitedSource, may_appear
-from edgeseg.runtime.contract import Contract
+from edgeseg.runtime.contract import WHITE_LEVEL, Contract
 from edgeseg.runtime.errors import SinkError, SourceError
 from edgeseg.runtime.mosaic import MosaicSink
 from edgeseg.runtime.pipeline import Camera
@@ -26,9 +26,9 @@ PLACEHOLDER = "{camera}"
 """What stands for a camera's name in a sink."""
 
 
-def open_supervised(url: str, fault: str | None = None) -> Source:
+def open_supervised(url: str, fault: str | None = None, *, white_level: int = WHITE_LEVEL) -> Source:
     """Open `url` so that a live source's faults are survived, those that `fault` orders among them."""
-    opener: Callable[[], Source] = partial(open_source, url)
+    opener: Callable[[], Source] = partial(open_source, url, white_level=white_level)
     if fault is not None:
         opener = FaultInjector(opener, parse_faults(fault)).open
     camera = opener()
@@ -38,17 +38,19 @@ def open_supervised(url: str, fault: str | None = None) -> Source:
     return supervise(camera, opener, name=redact(url))
 
 
-def open_sources(urls: Sequence[str], fault: str | None = None, *, patient: bool = False) -> list[Source]:
+def open_sources(
+    urls: Sequence[str], fault: str | None = None, *, patient: bool = False, white_level: int = WHITE_LEVEL
+) -> list[Source]:
     """Open every one of `urls`, with faults injected into the first if `fault` orders some.
 
-    Beside another that can be opened, or if `patient`, a camera that is away is awaited. Raises the first
-    `SourceError` of any other, or if there is none to go on with; nothing stays open then.
+    Beside another that can be opened, or if `patient`, a camera that is away is awaited. `white_level` is the
+    contract's. Raises the first `SourceError` of any other, or if there is none to go on with; nothing stays open then.
     """
     with ExitStack() as stack:
         opened: list[Source | SourceError] = []
         for index, url in enumerate(urls):
             try:
-                source = open_supervised(url, fault if index == 0 else None)
+                source = open_supervised(url, fault if index == 0 else None, white_level=white_level)
                 stack.callback(source.close)
                 opened.append(source)
             except SourceError as error:

@@ -131,7 +131,8 @@ def run(
             engine = profile.backend
             stack.callback(engine.close)
         liveness = open_liveness(opened, engine, partial(any_present, sources))
-        opened_sources = open_sources(sources, fault, patient=liveness is not None)
+        white_level = opened.contract.white_level
+        opened_sources = open_sources(sources, fault, patient=liveness is not None, white_level=white_level)
         for source in opened_sources:
             stack.callback(source.close)
         cameras, shared = open_cameras(sources, opened_sources, sinks, opened.contract, stack)

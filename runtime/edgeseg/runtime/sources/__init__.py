@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from edgeseg.runtime.contract import WHITE_LEVEL
 from edgeseg.runtime.errors import SourceError
 from edgeseg.runtime.frame import Frame
 from edgeseg.runtime.sources.url import is_pipeline, redact, scheme_of
@@ -48,11 +49,11 @@ _FORMS = (
 )
 
 
-def open_source(url: str) -> Source:
+def open_source(url: str, *, white_level: int = WHITE_LEVEL) -> Source:
     """Open what `url` names and decode its first frame.
 
-    A camera may carry its mode: `0?size=1280x720&fps=30`. Raises `SourceError`, in one line without credentials, if
-    nothing there gives frames.
+    A camera may carry its mode: `0?size=1280x720&fps=30`. `white_level` is a contract's, for image files. Raises
+    `SourceError`, in one line without credentials, if nothing there gives frames.
     """
     # Imported here, since a run needs only one of them.
     from edgeseg.runtime.image_files import IMAGE_ENDINGS
@@ -80,9 +81,9 @@ def open_source(url: str) -> Source:
         return open_camera(url)
     path = Path(url)
     if path.is_dir():
-        return FolderSource(path)
+        return FolderSource(path, white_level=white_level)
     if not path.is_file():
         raise SourceError(f"source {redact(url)} is no file or folder", expected=_FORMS, fix="check the name")
     if path.suffix.lower() in IMAGE_ENDINGS:
-        return FolderSource(path)
+        return FolderSource(path, white_level=white_level)
     return FileSource(path)

@@ -14,13 +14,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edgeseg.runtime.contract import WHITE_LEVEL
 from edgeseg.runtime.dataset import held_out
 from edgeseg.runtime.dataset_duplicates import Fingerprint, alike, fingerprint, groups
 from edgeseg.runtime.dataset_spec import DESCRIPTION, TRAIN, VAL, DatasetSpec, SplitSpec, write_spec
 from edgeseg.runtime.errors import DatasetError
 from edgeseg.runtime.files import whole_folder
 from edgeseg.runtime.frame import Mask
-from edgeseg.runtime.image_files import read_samples, read_upright, to_8_bits
+from edgeseg.runtime.image_files import read_samples, read_upright, to_8_bits, white_level_for
 from edgeseg.runtime.threads import mapped
 from edgeseg.train.data_import.notes import Notes
 from edgeseg.train.data_import.palette import palette
@@ -32,6 +33,7 @@ ValBy = Literal["time", "hash"]
 
 BACKGROUND = "background"
 _BACKGROUNDS = (BACKGROUND, "_background_", "__background__")
+_BLACK = (0, 0, 0)
 _MOST_CLASSES = 253
 
 
@@ -71,6 +73,8 @@ class _Written:
     stem: str
     ending: str
     image: Fingerprint
+    peak: int
+    """Largest sample of an image of more than 8 bits, else 0."""
     pixels: npt.NDArray[np.int64]
 
 
@@ -83,7 +87,8 @@ def assemble(
     """
     pictures = _listed(source.pictures, plan.lists, notes) if plan.lists else _once(source.pictures, notes)
     classes, table = _classes(source, plan.unlabelled)
-    colours = palette((None, *source.colours) if len(classes) > len(source.classes) else source.colours, len(classes))
+    black = None if _BLACK in source.colours else _BLACK
+    colours = palette((black, *source.colours) if len(classes) > len(source.classes) else source.colours, len(classes))
     with whole_folder(out) as folder:
         flat = folder / "images", folder / "masks"
         for part in flat:
@@ -107,11 +112,16 @@ def assemble(
                 (part / f"{one.stem}{ending}").rename(part / split / f"{one.stem}{ending}")
         counts = Counter(splits)
         ordered = sorted(counts, key=lambda split: ((TRAIN, VAL, "test", split).index(split), split))
+        peak = max(one.peak for one in written)
+        white_level = white_level_for(peak) if peak else WHITE_LEVEL
+        if white_level != WHITE_LEVEL:
+            notes.add("white-level", f"white_level = {white_level}")
         spec = DatasetSpec(
             name=plan.name,
             ignore_index=VOID,
             classes=classes,
             palette=colours,
+            white_level=white_level,
             splits={split: SplitSpec(images=f"images/{split}", masks=f"masks/{split}") for split in ordered},
         )
         write_spec(folder / DESCRIPTION, spec)
@@ -130,9 +140,9 @@ def _classes(source: Source, unlabelled: Unlabelled) -> tuple[tuple[str, ...], n
     if len(source.classes) > _MOST_CLASSES:
         raise DatasetError(f"{len(source.classes)} classes", expected=f"at most {_MOST_CLASSES}")
     place = next((i for i, name in enumerate(source.classes) if name.lower() in _BACKGROUNDS), None)
-    first = int(unlabelled == "background" and place is None)
+    first = int(unlabelled == "background" and place is None and not source.covers_all)
     table[: len(source.classes)] = np.arange(first, len(source.classes) + first)
-    if unlabelled == "background":
+    if unlabelled == "background" and (first or place is not None):
         table[UNLABELLED] = place or 0
     return (BACKGROUND,) * first + source.classes, table
 
@@ -216,6 +226,7 @@ def _write(picture: Picture, stem: str, table: npt.NDArray[np.uint8], folder: Pa
         stem=stem,
         ending=ending,
         image=fingerprint(to_8_bits(samples, int(samples.max()) or 1)),
+        peak=int(samples.max()) if samples.dtype == np.uint16 else 0,
         pixels=np.bincount(indices.ravel(), minlength=256),
     )
 

@@ -10,12 +10,15 @@ import click
 from edgeseg.runtime.commands.common import console, json_option, progress, write_document
 from edgeseg.runtime.dataset_spec import TRAIN
 from edgeseg.runtime.errors import DatasetError
-from edgeseg.train.data_import import coco, cvat, labelme, voc, yolo
+from edgeseg.train.data_import import coco, cvat, labelme, masks, voc, yolo
 from edgeseg.train.data_import.assemble import Outcome, Plan, assemble
+from edgeseg.train.data_import.mask_values import VOID_NAME, NamedValues, parse_named_values
 from edgeseg.train.data_import.notes import Notes
 from edgeseg.train.data_import.source import ImageIndex, class_name
 
 READERS = {"coco": coco.read, "voc": voc.read, "labelme": labelme.read, "cvat": cvat.read, "yolo": yolo.read}
+MASKS = "masks"
+"""The form of plain masks beside their images."""
 
 
 def _read_lists(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, list[str]] | None:
@@ -34,15 +37,31 @@ def _read_lists(context: click.Context, option: click.Parameter, texts: tuple[st
     return lists or None
 
 
+def _read_values(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> list[NamedValues]:
+    try:
+        return [parse_named_values(text) for text in texts]
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 @click.command("import", epilog="Example: edgeseg data import export.json --from coco --images photos --out yard")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
-@click.option("--from", "form", type=click.Choice(list(READERS)), required=True, help="Whose labels they are.")
+@click.option("--from", "form", type=click.Choice([*READERS, MASKS]), required=True, help="Whose labels they are.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The dataset's folder, a new one.")
 @click.option(
     "--images",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Where the images are, if they are not in SOURCE.",
 )
+@click.option(
+    "--masks", "masks_folder", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="With --from masks: where they are, if folders' names do not tell.",
+)  # fmt: skip
+@click.option(
+    "--class", "values", multiple=True, metavar="NAME=VALUE", callback=_read_values,
+    help=f"With --from masks: a class by its number, range (1-255) or colour (#00ff00); `{VOID_NAME}` is ignored. "
+    "Repeatable. Default: a class for each value.",
+)  # fmt: skip
 @click.option(
     "--unlabelled",
     type=click.Choice(["background", "void"]),
@@ -75,6 +94,8 @@ def import_(
     form: str,
     out: Path,
     images: Path | None,
+    masks_folder: Path | None,
+    values: list[NamedValues],
     name: str | None,
     lists: dict[str, list[str]] | None,
     json_path: Path | None,
@@ -84,14 +105,18 @@ def import_(
 
     What cannot be used is left out, and told in a line for each kind.
     """
+    if form != MASKS and (values or masks_folder):
+        raise click.UsageError("--class and --masks are for --from masks; other labels name their classes themselves")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DatasetError(f"{out} is there already", expected="a new folder", fix="remove it, or choose another --out")
     if source.is_file() and source.suffix.lower() in (".zip", ".tar", ".gz", ".7z"):
         raise DatasetError(f"{source} is an archive", expected="a folder or a labels' file", fix="unpack it")
     notes = Notes()
     with console.status("reading the labels"):
-        index = ImageIndex.of(images or _root(source), leave_out=voc.is_mask)
-        found = READERS[form](source, index, notes)
+        if form == MASKS:
+            found = masks.read(source, images, masks_folder, values, notes)
+        else:
+            found = READERS[form](source, ImageIndex.of(images or _root(source), leave_out=voc.is_mask), notes)
     plan = Plan(name=class_name(name or out.resolve().name, "dataset"), lists=lists, **choices)
     with progress("importing", len(found.pictures)) as advance:
         try:

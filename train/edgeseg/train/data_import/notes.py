@@ -25,6 +25,12 @@ Kind = Literal[
     "no-surface",
     "unknown-class",
     "alike",
+    "no-mask",
+    "no-image",
+    "resized",
+    "soft-label",
+    "named-by-value",
+    "white-level",
 ]
 
 MEANING: dict[Kind, str] = {
@@ -47,6 +53,12 @@ MEANING: dict[Kind, str] = {
     "no-surface": "points, lines and boxes without an outline, dropped",
     "unknown-class": "shapes of a class that the source does not name, dropped",
     "alike": "images moved between train and val, to be with those nearly the same",
+    "no-mask": "images have no mask, left out",
+    "no-image": "masks fit no image by name or folder, left out",
+    "resized": "masks of their image's shape brought to its size",
+    "soft-label": "masks have soft edges, each pixel taken for the nearest class",
+    "named-by-value": "classes are called by their value; to name them, import again with --class NAME=VALUE",
+    "white-level": "16-bit images use fewer bits, and what is white in them is noted",
 }
 
 

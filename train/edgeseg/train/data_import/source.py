@@ -6,7 +6,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -40,6 +40,8 @@ class Source:
     pictures: list[Picture]
     colours: tuple[Rgb | None, ...] = ()
     """What the source gives its classes, RGB; empty if nothing."""
+    covers_all: bool = False
+    """Whether every pixel is of a class of the source or void, so that there is nothing to call background."""
 
 
 class LookupFailedError(Exception):
@@ -62,13 +64,10 @@ class ImageIndex:
     def of(cls, root: Path, *, leave_out: Callable[[PurePosixPath], bool] = lambda path: False) -> ImageIndex:
         """Index the images below `root`, hidden ones and those of `leave_out` aside."""
         index = cls(root=root)
-        for folder, folders, names in os.walk(root):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(names):
-                path = PurePosixPath((Path(folder) / name).relative_to(root).as_posix())
-                if path.suffix.lower() in IMAGE_ENDINGS and not name.startswith(".") and not leave_out(path):
-                    index._by_name.setdefault(_key(path.name), []).append(path)
-                    index._by_stem.setdefault(_key(path.stem), []).append(path)
+        for path in image_paths(root):
+            if not leave_out(path):
+                index._by_name.setdefault(name_key(path.name), []).append(path)
+                index._by_stem.setdefault(name_key(path.stem), []).append(path)
         return index
 
     def __len__(self) -> int:
@@ -82,12 +81,12 @@ class ImageIndex:
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", name):
             raise LookupFailedError("unsafe-name")
-        parts = tuple(map(_key, path.parts))
+        parts = tuple(map(name_key, path.parts))
         known = self._by_stem if by_stem else self._by_name
         found = known.get(parts[-1], []) if parts else []
-        fitting = [one for one in found if tuple(map(_key, one.parts))[-len(parts) : -1] == parts[:-1]]
+        fitting = [one for one in found if tuple(map(name_key, one.parts))[-len(parts) : -1] == parts[:-1]]
         if len(fitting) > 1:
-            nearer = [one for one in fitting if _key(hint) in map(_key, one.parts[:-1])] if hint else []
+            nearer = [one for one in fitting if name_key(hint) in map(name_key, one.parts[:-1])] if hint else []
             exact = [one for one in fitting if one == path]
             fitting = nearer if len(nearer) == 1 else exact or fitting
         if len(fitting) > 1:
@@ -103,6 +102,16 @@ class ImageIndex:
         except LookupFailedError as failure:
             notes.add(failure.kind, name)
             return None
+
+
+def image_paths(root: Path) -> Iterator[PurePosixPath]:
+    """Yield the image files below `root` in order, hidden ones aside, as paths from there."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = PurePosixPath((Path(folder) / name).relative_to(root).as_posix())
+            if path.suffix.lower() in IMAGE_ENDINGS and not name.startswith("."):
+                yield path
 
 
 def read_json(path: Path) -> Any:
@@ -130,5 +139,6 @@ def class_name(name: object, fallback: str) -> str:
     return " ".join(text.split())[:64].strip() or fallback
 
 
-def _key(name: str) -> str:
+def name_key(name: str) -> str:
+    """Return what is the same for names that differ only in case or in how their letters are composed."""
     return unicodedata.normalize("NFC", name).casefold()
