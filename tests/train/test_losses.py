@@ -36,6 +36,18 @@ def test_right_answer_costs_nothing() -> None:
     assert float(loss) == pytest.approx(0, abs=1e-6)
 
 
+def test_cell_answers_for_every_pixel_that_the_mask_gets_from_it() -> None:
+    """The loss at the logits' stride is that of the enlarged logits, pixel by pixel."""
+    torch.manual_seed(0)
+    logits, weights = torch.randn(2, 3, 8, 8), torch.tensor([0.5, 1.0, 3.0])
+    labels = torch.randint(3, (2, 16, 16))
+    labels[:, :3] = NETWORK_IGNORE
+    loss = segmentation_loss((logits, logits), labels, weights, auxiliary=0.0, lovasz=0.0)
+    enlarged = torch.nn.functional.interpolate(logits, scale_factor=2, mode="nearest")
+    expected = torch.nn.functional.cross_entropy(enlarged, labels, weight=weights, ignore_index=NETWORK_IGNORE)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_void_pixels_change_nothing() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(1, 3, 8, 8), torch.randint(3, (1, 8, 8))

@@ -44,7 +44,7 @@ def test_mask_is_the_argmax_of_the_cell_that_holds_the_pixel() -> None:
 
 @pytest.mark.parametrize(
     ("size", "channels"),
-    [("nano", (24, 40, 112)), ("small", (24, 40, 112, 192)), ("medium", (24, 48, 120, 208))],
+    [("nano", (48, 40, 112)), ("small", (64, 40, 112, 192)), ("medium", (24, 48, 120, 208))],
 )
 @torch.no_grad()
 def test_features_come_at_strides_4_to_16_or_32(size: Size, channels: tuple[int, ...]) -> None:
@@ -73,9 +73,9 @@ def test_sizes_are_steps_of_one_rule_and_the_next_step_is_larger_still() -> None
 
 def test_size_described_in_a_file_is_the_one_of_the_same_name(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text("[network]\nlite = 0\nwidth = 64\nfine = 32\n")
+    path.write_text("[network]\nlite = 0\nwidth = 64\nfine = 48\ndense_stem = [24, 64]\n")
     assert read_scale(path) == SIZES["small"]
-    path.write_text("[network]\nlite = 0\nstages = 5\ntrimmed = 1\nwidth = 32\nfine = 32\nhas_dense_stem = true\n")
+    path.write_text("[network]\nlite = 0\nstages = 5\ntrimmed = 1\nwidth = 32\nfine = 32\ndense_stem = [16, 48]\n")
     assert read_scale(path) == SIZES["nano"]
 
 
@@ -107,7 +107,7 @@ def test_dropout_of_a_sample_does_not_depend_on_its_batch() -> None:
 
 
 @torch.no_grad()
-def test_pretrained_backbone_knows_a_drawn_disc_from_noise(network: SegmentationNetwork) -> None:
+def test_pretrained_backbone_knows_a_drawn_disc_from_noise() -> None:
     """ImageNet features answer to shapes: a fresh backbone's features barely tell a disc from flat grey."""
     disc = np.zeros((64, 64, 3), np.uint8)
     cv2.circle(disc, (32, 32), 20, (30, 60, 220), -1)
@@ -119,7 +119,9 @@ def test_pretrained_backbone_knows_a_drawn_disc_from_noise(network: Segmentation
         return float((last[0] - last[1]).norm() / last.norm())
 
     torch.manual_seed(1)
-    assert difference(network.backbone) > 2 * difference(Lite().eval())
+    fresh, pretrained = Lite().eval(), Lite().eval()
+    pretrained.load_pretrained()
+    assert difference(pretrained) > 2 * difference(fresh)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _nano() -> Lite:
     torch.manual_seed(0)
-    backbone = Lite(lite=0, stages=5, has_dense_stem=True)
+    backbone = Lite(lite=0, stages=5, dense_stem=(16, 48))
     backbone.load_pretrained()
     return backbone
 
@@ -30,7 +30,7 @@ def _distance(backbone: Lite, image: np.ndarray) -> float:
     x = to_network(image)[None]
     with torch.no_grad():
         wanted = teacher.eval()(x)[0]
-        given = backbone.stem.eval()(x)
+        given = backbone.stem.eval()(x)[1]
     return float((given - wanted).square().mean() / wanted.var())
 
 

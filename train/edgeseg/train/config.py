@@ -38,7 +38,7 @@ class TrainConfig(BaseModel):
     fit: Fit = "letterbox"
     crop: float = Field(default=0.75, ge=0.25, le=1.0)
     """Side of the training crop as a share of the contract's."""
-    learning_rate: float = Field(default=2e-3, ge=1e-6, le=1.0)
+    learning_rate: float = Field(default=5e-3, ge=1e-6, le=1.0)
     """Peak rate of the decoder; the pretrained backbone takes a quarter of it."""
     weight_decay: float = Field(default=0.02, ge=0, le=1.0)
     network: Size | Scale = "small"
@@ -49,6 +49,12 @@ class TrainConfig(BaseModel):
     """Digest of the weights of the network that teaches this one, where one does."""
     distillation: float = Field(default=1.0, ge=0, le=10.0)
     """Weight of the divergence from the teacher's chances."""
+    teacher_scale: float = Field(default=1.0, ge=0.5, le=4.0)
+    """How much larger the teacher sees a crop than the network does."""
+    start: str | None = None
+    """Digest of the weights that training began with, where they are another run's."""
+    offsets: bool = True
+    """Whether the classes' logits are shifted, at the end, to the highest IoU on training pictures."""
     scale_min: float = Field(default=0.5, ge=0.1, le=1.0)
     scale_max: float = Field(default=2.0, ge=1.0, le=8.0)
     """Random scale of a training image before it is cropped."""

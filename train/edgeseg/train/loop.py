@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
@@ -27,10 +28,11 @@ from edgeseg.train.config import TrainConfig
 from edgeseg.train.fitted import DecodedPairs, FittedPairs
 from edgeseg.train.losses import class_weights, distillation_loss, segmentation_loss
 from edgeseg.train.network import SegmentationNetwork
+from edgeseg.train.offsets import shift_classes
 from edgeseg.train.optimise import learning_rate_at, make_average, make_optimiser
 from edgeseg.train.predict import Predictor
 from edgeseg.train.ranks import ALONE, Ranks, share_batch_norms
-from edgeseg.train.run import Checkpoint, LoadedRun, read_checkpoint, write_checkpoint
+from edgeseg.train.run import Checkpoint, LoadedRun, Start, read_checkpoint, write_checkpoint
 from edgeseg.train.samples import RARE_SHARE, Batch, Deal, TrainingSamples, count_samples, count_steps, load_batches
 from edgeseg.train.stem import STEPS as STEM_STEPS
 from edgeseg.train.stem import imitate_stem
@@ -72,6 +74,7 @@ def contract_of(dataset: Dataset, config: TrainConfig) -> Contract:
         classes=dataset.classes,
         palette=dataset.palette,
         ignore_index=dataset.ignore_index,
+        white_level=dataset.spec.white_level,
     )
 
 
@@ -85,14 +88,16 @@ def train_run(
     ranks: Ranks = ALONE,
     resume: bool = False,
     teacher: LoadedRun | None = None,
+    start: Start | None = None,
     watcher: Watcher | None = None,
 ) -> Checkpoint:
     """Train on `dataset` and leave `checkpoint.pt` in `out` after every epoch, whole or not at all.
 
     `pairs` are the training splits, decoded anew each time unless given. With `resume` goes on from the checkpoint, and
     the curve is the one an unbroken run gives. A `teacher`, whose weights `config.teacher` names, sees every crop that
-    the network sees. Returns the last checkpoint. Raises `TrainError` when a resumed run was started with other
-    settings or classes, or the teacher knows others, and `DatasetError` when too many pairs cannot be read.
+    the network sees; `start`, whose weights `config.start` names, lends what fits. Returns the last checkpoint. Raises
+    `TrainError` when a resumed run was started with other settings or classes, or the teacher knows others, and
+    `DatasetError` when too many pairs cannot be read.
     """
     host, watcher = host or Host(), watcher or Watcher()
     contract = contract_of(dataset, config)
@@ -108,10 +113,12 @@ def train_run(
     network = SegmentationNetwork(len(contract.classes), size=config.network)
     if config.pretrained:
         network.backbone.load_pretrained()
+    if start:
+        start.lend(network, tuple(contract.classes))
     layout = torch.channels_last if host.channels_last else torch.contiguous_format
     network = network.to(memory_format=layout)  # type: ignore[call-overload]
     stem_error = None
-    if has_stem_to_train(config) and not resume and ranks.leads:
+    if has_stem_to_train(config, start) and not resume and ranks.leads:
         stem_error = imitate_stem(
             network.backbone, _first_images(pairs), seed=config.seed, on_step=lambda: _pause(watcher)
         )
@@ -132,7 +139,8 @@ def train_run(
     samples = TrainingSamples(pairs, contract, config, rare=rare)
     deal = Deal(len(samples), config, ranks)
     loader = load_batches(samples, deal, workers=host.workers, pin=host.device.type == "cuda")
-    bad = BadPairs(len(pairs.pairs), report=watcher.on_unreadable if ranks.leads else lambda line: None)
+    scored = len(dataset.pairs(config.select)) if config.select else 0
+    bad = BadPairs(len(pairs.pairs) + scored, report=watcher.on_unreadable if ranks.leads else lambda line: None)
 
     history: list[dict[str, Any]] = []
     if previous:
@@ -169,7 +177,7 @@ def train_run(
             kept = network.draw_kept(batch.seeds).to(host.device)
             with torch.autocast(host.device.type, _DTYPES[config.precision], enabled=config.precision != "fp32"):
                 logits = forward(images, kept)
-                taught = _look(teaching, images)
+                taught = _look(teaching, images, config.teacher_scale)
             part = segmentation_loss(
                 logits, labels, weights, auxiliary=config.auxiliary, lovasz=config.lovasz, ranks=ranks
             )
@@ -193,14 +201,17 @@ def train_run(
             averaged.update_parameters(network)
             losses.append(loss)
             watcher.on_batch()
-        row: dict[str, Any] = {"epoch": epoch + 1, "loss": float(np.mean(losses)), **bad.document()}
+        row: dict[str, Any] = {"epoch": epoch + 1, "loss": float(np.mean(losses))}
         if stem_error is not None:
             row["stem_error"], stem_error = stem_error, None
         is_last = epoch + 1 == config.epochs
+        if is_last and config.offsets:
+            row["offsets"] = shift_classes(_network_of(averaged), pairs, contract)
         if config.select and ranks.leads and ((epoch + 1) % config.score_every == 0 or is_last):
             with Predictor(averaged.module, contract) as predictor:
-                score = evaluate(predictor, dataset, config.select).document()
+                score = evaluate(predictor, dataset, config.select, on_unreadable=bad.add).document()
             row |= {key: score[key] for key in ("miou", "pixel_accuracy", "per_class_iou") if key in score}
+        row |= bad.document()
         row["waited_seconds"] = round(sum(waits), 2)
         row["seconds"] = round(time.monotonic() - started, 1)
         history.append(ranks.share(row))
@@ -221,15 +232,21 @@ def train_run(
     return checkpoint
 
 
-def steps_of(pairs: int, config: TrainConfig) -> int:
+def steps_of(pairs: int, config: TrainConfig, start: Start | None = None) -> int:
     """How often `train_run` calls `on_batch` in an unbroken run over so many pairs."""
     steps = count_steps(count_samples(pairs, config), config) * config.epochs
-    return steps + (STEM_STEPS if has_stem_to_train(config) else 0)
+    return steps + (STEM_STEPS if has_stem_to_train(config, start) else 0)
 
 
-def has_stem_to_train(config: TrainConfig) -> bool:
-    """Whether the network's stem has no pretrained weights of its own, while the rest has."""
-    return config.pretrained and config.scale.has_dense_stem
+def has_stem_to_train(config: TrainConfig, start: Start | None = None) -> bool:
+    """Whether the network's stem has no weights of its own to begin with, while the rest has."""
+    stem = config.scale.dense_stem
+    return config.pretrained and stem is not None and not (start and start.scale.dense_stem == stem)
+
+
+def _network_of(averaged: AveragedModel) -> SegmentationNetwork:
+    assert isinstance(averaged.module, SegmentationNetwork)
+    return averaged.module
 
 
 def _pause(watcher: Watcher) -> None:
@@ -262,5 +279,11 @@ def _first_images(pairs: FittedPairs) -> list[Image]:
 
 
 @torch.no_grad()
-def _look(teacher: torch.nn.Module | None, images: Tensor) -> Tensor | None:
-    return None if teacher is None else teacher(images)
+def _look(teacher: torch.nn.Module | None, images: Tensor, scale: float) -> Tensor | None:
+    if teacher is None:
+        return None
+    if scale != 1.0:
+        size = [max(32, round(side * scale / 32) * 32) for side in images.shape[2:]]
+        images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+    taught: Tensor = teacher(images)
+    return taught

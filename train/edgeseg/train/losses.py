@@ -46,21 +46,33 @@ def segmentation_loss(
 ) -> Tensor:
     """Weighted cross-entropy of the main and the auxiliary head, and the Lovász loss of the main one. A scalar.
 
-    `logits` are (N, classes, h, w) at any stride, brought to the size of `labels` (N, H, W) int64 with
-    `NETWORK_IGNORE` for void; `weights` (classes,). A batch of only void costs 0.
+    `logits` are (N, classes, h, w), the main ones first; `labels` (N, H, W) int64 with `NETWORK_IGNORE` for void, H and
+    W multiples of the main ones' h and w; `weights` (classes,). A main cell answers for all the pixels that the mask
+    gets from it, as `mask_of` enlarges it. A batch of only void costs 0.
     """
     row, column = (int(torch.randint(LOVASZ_STRIDE, ())) for _ in range(2))
-    main, aux = (F.interpolate(x.float(), size=labels.shape[1:], mode="bilinear", align_corners=False) for x in logits)
+    main, aux = (x.float() for x in logits)
+    aux = F.interpolate(aux, size=main.shape[2:], mode="bilinear", align_corners=False)
     # The auxiliary head always takes part, if with nothing: engines wait for a gradient of every weight.
-    entropies = [
-        F.cross_entropy(x, labels, weight=weights, ignore_index=NETWORK_IGNORE, reduction="sum") for x in (main, aux)
-    ]
+    entropies = [_cross_entropy(x, labels, weights) for x in (main, aux)]
     weight = ranks.total(weights[labels[labels != NETWORK_IGNORE]].sum())
     total = (entropies[0] + auxiliary * entropies[1]) / weight.clamp(min=1e-12)
     if lovasz:
-        step = slice(row, None, LOVASZ_STRIDE), slice(column, None, LOVASZ_STRIDE)
-        total = total + lovasz * lovasz_softmax(main[:, :, step[0], step[1]], labels[:, step[0], step[1]], ranks)
+        stride = labels.shape[1] // main.shape[2]
+        step = max(1, LOVASZ_STRIDE // stride)
+        cells = main[:, :, row // stride :: step, column // stride :: step]
+        total = total + lovasz * lovasz_softmax(cells, labels[:, row :: step * stride, column :: step * stride], ranks)
     return total
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum over all pixels, each under the cell that covers it: the softmax is taken once a cell."""
+    stride = labels.shape[1] // logits.shape[2]
+    chances = logits.log_softmax(dim=1)
+    pixels = [labels[:, row::stride, column::stride] for row in range(stride) for column in range(stride)]
+    return torch.stack(
+        [F.nll_loss(chances, part, weight=weights, ignore_index=NETWORK_IGNORE, reduction="sum") for part in pixels]
+    ).sum()
 
 
 def distillation_loss(logits: Tensor, taught: Tensor, ranks: Ranks = ALONE) -> Tensor:

@@ -80,20 +80,25 @@ class InvertedResidual(nn.Module):
         return x + y if self.has_skip else y
 
 
-class DenseStem(nn.Sequential):
-    """Three dense convolutions that stand in for the stem and first two stages of a Lite backbone.
+class DenseStem(nn.Module):
+    """Dense convolutions that stand in for the stem and first two stages of a Lite backbone.
 
-    (N, 3, H, W) → (N, outputs, H/4, W/4). Depthwise layers at the highest resolutions move many bytes for little
-    arithmetic, and INT8 tensor cores pad them: with the dense ones `nano` takes two thirds of the time
-    (docs/network.md).
+    (N, 3, H, W) → (N, wide, H/4, W/4), what the pyramid's finest level is made of, and (N, outputs, H/4, W/4), what the
+    next stage takes. Depthwise layers at the highest resolutions move many bytes for little arithmetic, and INT8 tensor
+    cores pad them: with the dense ones `nano` takes two thirds of the time (docs/network.md).
     """
 
-    def __init__(self, outputs: int) -> None:
-        super().__init__(
-            ConvNorm(3, 16, 3, stride=2, act=nn.ReLU6()),
-            ConvNorm(16, 48, 3, stride=2, act=nn.ReLU6()),
-            ConvNorm(48, outputs, 1),
+    def __init__(self, channels: tuple[int, int], outputs: int) -> None:
+        super().__init__()
+        half, wide = channels
+        self.filters = nn.Sequential(
+            ConvNorm(3, half, 3, stride=2, act=nn.ReLU6()), ConvNorm(half, wide, 3, stride=2, act=nn.ReLU6())
         )
+        self.project = ConvNorm(wide, outputs, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        wide = self.filters(x)
+        return wide, self.project(wide)
 
 
 class Lite(nn.Module):
@@ -103,14 +108,18 @@ class Lite(nn.Module):
     with six stages, 32. With a dense stem the first two stages are not there.
     """
 
-    def __init__(self, *, lite: int = 0, stages: int = 6, trimmed: int = 0, has_dense_stem: bool = False) -> None:
+    def __init__(
+        self, *, lite: int = 0, stages: int = 6, trimmed: int = 0, dense_stem: tuple[int, int] | None = None
+    ) -> None:
         super().__init__()
         self.lite = lite
         table = _scaled_stages(*LITE_SCALES[lite])[:stages]
         table[-1] = (table[-1][0] - trimmed, *table[-1][1:])
-        self.first = EARLY_STAGES if has_dense_stem else 0
-        inputs = table[EARLY_STAGES - 1][-1] if has_dense_stem else STEM_CHANNELS
-        self.stem = DenseStem(inputs) if has_dense_stem else ConvNorm(3, STEM_CHANNELS, 3, stride=2, act=nn.ReLU6())
+        self.first = EARLY_STAGES if dense_stem else 0
+        inputs = table[EARLY_STAGES - 1][-1] if dense_stem else STEM_CHANNELS
+        self.stem: nn.Module = ConvNorm(3, STEM_CHANNELS, 3, stride=2, act=nn.ReLU6())
+        if dense_stem:
+            self.stem = DenseStem(dense_stem, inputs)
         built = []
         for blocks, kernel, stride, expansion, outputs in table[self.first :]:
             stage = []
@@ -119,11 +128,15 @@ class Lite(nn.Module):
                 inputs = outputs
             built.append(nn.Sequential(*stage))
         self.stages = nn.ModuleList(built)
-        self.channels = tuple(table[stage][-1] for stage in PYRAMID_STAGES if stage < stages)
+        coarser = tuple(table[stage][-1] for stage in PYRAMID_STAGES if self.first <= stage < stages)
+        self.channels = (dense_stem[-1], *coarser) if dense_stem else coarser
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.stem(x)
-        features = [x] if self.first else []
+        features = []
+        if self.first:
+            wide, x = x
+            features.append(wide)
         for index, stage in enumerate(self.stages, start=self.first):
             x = stage(x)
             if index in PYRAMID_STAGES:
@@ -217,11 +230,14 @@ class SegmentationNetwork(nn.Module):
             lite=chosen.lite,
             stages=chosen.stages,
             trimmed=chosen.trimmed,
-            has_dense_stem=chosen.has_dense_stem,
+            dense_stem=chosen.dense_stem,
         )
         self.pyramid = Pyramid(self.backbone.channels, chosen.width, chosen.fine)
         self.dropout = dropout
         self.classifier = nn.Conv2d(chosen.fine, 4 * classes, 1)
+        with torch.no_grad():  # quarters begin alike (Aitken et al., 2017): what one learns of a class, all do
+            for parameter in self.classifier.parameters():
+                parameter.copy_(parameter[::4].repeat_interleave(4, dim=0))
         self.auxiliary = nn.Conv2d(chosen.width, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -107,6 +107,13 @@ _RECIPE = (
         help="Learn from this larger network's chances too.",
     ),
     _number("distillation", "How much of --teacher."),
+    _number("teacher_scale", "How much larger --teacher sees each crop."),
+    click.option(
+        "--offsets/--no-offsets",
+        default=_DEFAULTS.offsets,
+        show_default=True,
+        help="Shift the classes at the end, to the highest IoU.",
+    ),
     _number("ema", "Decay of the averaged weights."),
     _number("seed", "Of weights, order, augmentation."),
     _number("synthetic", "Street camera frames per image."),
@@ -116,6 +123,12 @@ _RECIPE = (
         default=_DEFAULTS.pretrained,
         show_default=True,
         help="Begin with ImageNet weights.",
+    ),
+    click.option(
+        "--start-from",
+        type=click.Path(file_okay=False, path_type=Path),
+        metavar="RUN",
+        help="Begin with this run's weights, where they fit.",
     ),
 )
 

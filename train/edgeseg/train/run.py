@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.environment import environment
@@ -18,6 +18,7 @@ from edgeseg.runtime.errors import TrainError
 from edgeseg.runtime.files import whole_file
 from edgeseg.train.config import TrainConfig
 from edgeseg.train.network import SegmentationNetwork, fold_batch_norms
+from edgeseg.train.sizes import Scale
 
 CHECKPOINT_NAME = "checkpoint.pt"
 CHECKPOINT_FORMAT = "edgeseg/checkpoint/1"
@@ -127,7 +128,7 @@ class LoadedRun:
     """Averaged weights, eval mode, batch norms folded: (1, 3, H, W) normalised RGB → (1, classes, H, W) logits."""
     contract: Contract
     weights: str
-    """sha256 of the averaged weights: what a student's run records of its teacher."""
+    """sha256 of the averaged weights: what a run records of its teacher, and of what it began with."""
     metadata: dict[str, Any]
     """dataset, digests, seed, config, packages: what a bundle's provenance records."""
 
@@ -142,12 +143,44 @@ class LoadedRun:
         return self.network.requires_grad_(False)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """What a run lends to another that begins with it."""
+
+    state: dict[str, Tensor]
+    """Averaged weights as they were trained, batch norms apart."""
+    classes: tuple[str, ...]
+    scale: Scale
+    weights: str
+    """sha256 of `state`."""
+
+    def lend(self, network: SegmentationNetwork, classes: tuple[str, ...]) -> None:
+        """Give `network` these weights where it has a layer of the same name and shape; its heads only for the same
+        `classes`.
+        """
+        known = network.state_dict()
+        heads = () if self.classes == classes else ("classifier.", "auxiliary.")
+        fitting = {
+            name: value
+            for name, value in self.state.items()
+            if name in known and value.shape == known[name].shape and not name.startswith(heads)
+        }
+        network.load_state_dict(fitting, strict=False)
+
+
+def load_start(path: Path) -> Start:
+    """Load the averaged weights of a run folder, of whatever architecture. Raises `TrainError` when it is not one."""
+    checkpoint = read_checkpoint(path)
+    state = _averaged(checkpoint)
+    classes, scale = checkpoint.contract.classes, checkpoint.config.scale
+    return Start(state=state, classes=tuple(classes), scale=scale, weights=_digest(state))
+
+
 def load_run(path: Path) -> LoadedRun:
     """Load the averaged network of a run folder. Raises `TrainError` when it is not one."""
     checkpoint = read_checkpoint(path)
     network = SegmentationNetwork(len(checkpoint.contract.classes), size=checkpoint.config.network)
-    prefix = "module."
-    state = {k[len(prefix) :]: v for k, v in checkpoint.averaged.items() if k.startswith(prefix)}
+    state = _averaged(checkpoint)
     try:
         network.load_state_dict(state)
     except RuntimeError:
@@ -170,6 +203,11 @@ def load_run(path: Path) -> LoadedRun:
             "packages": environment()["packages"],
         },
     )
+
+
+def _averaged(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    prefix = "module."
+    return {name[len(prefix) :]: value for name, value in checkpoint.averaged.items() if name.startswith(prefix)}
 
 
 def _digest(state: dict[str, Any]) -> str:

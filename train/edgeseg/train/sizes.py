@@ -37,16 +37,16 @@ class Scale(BaseModel):
     """Channels of the pyramid."""
     fine: Width
     """Channels of its finest level, from which pixels are classified."""
-    has_dense_stem: bool = False
-    """Whether dense convolutions stand in for the stem and the first two stages."""
+    dense_stem: tuple[Width, Width] | None = None
+    """Channels, at strides 2 and 4, of the dense convolutions that stand in for the stem and the first two stages."""
 
 
 def scale_by(step: int) -> Scale:
     """The rule behind the sizes: each step widens the pyramid by 32 channels, its finest level by half of that.
 
-    The backbone grows from the third step on, by compound scaling, to the next of the Lite family that has pretrained
-    weights here. The first step saves where most of the time goes instead: it ends at stride 16, a block early, behind
-    a dense stem.
+    The first two stand behind a dense stem, which saves where most of the time goes, and the first ends at stride 16, a
+    block early. From the third on the backbone is the next of the Lite family that has pretrained weights here, by
+    compound scaling, behind its own stem.
     """
     first = step == 1
     return Scale(
@@ -54,8 +54,8 @@ def scale_by(step: int) -> Scale:
         stages=5 if first else 6,
         trimmed=1 if first else 0,
         width=32 * step,
-        fine=max(32, 16 * step),
-        has_dense_stem=first,
+        fine=16 + 16 * step,
+        dense_stem=(8 + 8 * step, 32 + 16 * step) if step < 3 else None,
     )
 
 

@@ -43,7 +43,7 @@ def imitate_stem(
         x = torch.stack([_patch(images, rng) for _ in range(PATCHES)]).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             wanted = _inner(teacher(x)[0])
-        error = (_inner(stem(x)) - wanted).square().mean() / wanted.var()
+        error = (_inner(stem(x)[1]) - wanted).square().mean() / wanted.var()
         optimiser.zero_grad(set_to_none=True)
         error.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
