@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from tests.deploy.conftest import Makers
 from tests.deploy.devices import Devices
+from tests.deploy.wheelhouse import EDGESEG, INSTALL, PYTHON, make_wheelhouse
 
-ROOT = Path(__file__).parents[2]
-PYTHON = "{slot}/prepared/venv/bin/python"
 RUN = [
-    *("{slot}/prepared/venv/bin/edgeseg", "run", "{slot}/bundle", "--backend", "ort"),
+    *(EDGESEG, "run", "{slot}/bundle", "--backend", "ort"),
     *("--source", "synthetic://street?size=96x64&fps=10"),
 ]
 # Stands for `edgeseg build`, which needs a GPU: the same folder, key and seal.
 SEAL = "from edgeseg.runtime.engine.cache import SealedFolder; SealedFolder().save('one', {'gpu': 'x'}, b'an engine')"
 LOAD = "from edgeseg.runtime.engine.cache import SealedFolder; print(SealedFolder().load('one', {'gpu': 'x'}))"
 SETTINGS = {
-    "prepare": [
-        ["python3", "-m", "venv", "{slot}/prepared/venv"],
-        [
-            PYTHON,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-index",
-            "--find-links",
-            "{slot}/wheelhouse",
-            "edgeseg[desktop]",
-        ],
-    ],
+    "prepare": INSTALL,
     "build": [[PYTHON, "-c", SEAL], [*RUN, "--max-frames", "5"]],
     "serve": [*RUN, "--hard-frames", "/var/lib/edgeseg-service/hard", "--hard-frames-max", "5MB"],
     "probation_s": 20,
@@ -42,20 +26,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """edgeseg's wheel and all that it needs, for the device's Python."""
-    folder = tmp_path_factory.mktemp("wheelhouse")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    target = ["--only-binary=:all:", "--python-version", "3.11"]
-    for tag in ("manylinux2014", "manylinux_2_17", "manylinux_2_27", "manylinux_2_28"):
-        target += ["--platform", f"{tag}_x86_64"]
-    for words in (
-        ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT],
-        ["download", *target, "-c", ROOT / "constraints.txt", "--find-links", folder, "-d", folder, "edgeseg[desktop]"],
-    ):
-        command = [*pip, *map(str, words)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
-        assert done.returncode == 0, done.stderr
-    return folder
+    return make_wheelhouse(tmp_path_factory.mktemp("wheelhouse"), "x86_64")
 
 
 @pytest.mark.booted

@@ -53,10 +53,15 @@ def status(machine: Machine) -> dict[str, Any]:
 
 
 def await_permanent(machine: Machine, version: int, timeout_s: float) -> dict[str, Any]:
-    """Wait until the device says that `version` is permanent, and return its status."""
+    """Wait until nothing is on trial and `version` is permanent, and return what the device says of itself.
+
+    The links are looked at until then: an agent started every second would take the emulated processor for itself.
+    """
     machine.run(
-        f"until {AGENT} status | tr -d '\\n ' | "
-        f'grep -q \'"on_trial":false.*"good":{{[^}}]*"version":{version},\'; do sleep 1; done',
+        'cd /var/lib/edgeseg && until [ ! -e trial.json ] && [ "$(readlink current)" = "$(readlink good)" ] && '
+        f"grep -qs '\"version\": {version},' good/release.json; do sleep 1; done; cd /",
         timeout_s,
     )
-    return status(machine)
+    found = status(machine)
+    assert found["good"]["version"] == version and not found["on_trial"], found
+    return found
