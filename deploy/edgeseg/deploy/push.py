@@ -7,7 +7,6 @@ got and goes on from there. From the request on, the device goes on by itself.
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,57 +53,47 @@ class Tell(Protocol):
     def __call__(self, device: str, stage: str, words: str = "", *, done: int = 0, total: int = 0) -> None: ...
 
 
-class Turn:
-    """A device's place among those that are changed at a time, given up while it is waited for.
-
-    `stop` ends all waiting at once; `abort` lets nothing new begin. `ended` hears of an outcome before the place is
-    given up, so that what follows from it holds for the next.
-    """
-
-    def __init__(
-        self,
-        gate: threading.Semaphore,
-        stop: threading.Event,
-        abort: threading.Event,
-        ended: Callable[[Outcome], None] = lambda _: None,
-    ) -> None:
-        self.gate, self.stop, self.abort, self.ended = gate, stop, abort, ended
-
-    def pause(self, seconds: float) -> bool:
-        """Let another device have the turn for `seconds`; return whether to go on."""
-        self.gate.release()
-        try:
-            self.stop.wait(seconds)
-        finally:
-            self.gate.acquire()
-        return not self.stop.is_set()
-
-
 class Push:
     """One device's part of a rollout."""
 
-    def __init__(self, link: Link, offer: Offer, patience: Patience, tell: Tell, turn: Turn) -> None:
-        self._link, self._offer, self._patience, self._turn = link, offer, patience, turn
+    def __init__(
+        self,
+        link: Link,
+        offer: Offer,
+        patience: Patience,
+        tell: Tell,
+        stopped: Callable[[], bool] = lambda: False,
+        down_since_s: float | None = None,
+    ) -> None:
+        """`stopped` tells whether nothing new is to begin, and `down_since_s` (monotonic) since when it is off."""
+        self._link, self._offer, self._patience, self._stopped = link, offer, patience, stopped
         self._name, self._tell = link.device.name, tell
-        self._sent, self._reached, self._asked = 0, 0, False
-        self._down_since_s: float | None = None
+        self._sent, self._offset, self._asked = 0, 0, False
+        self._heard: dict[str, Any] | None = None
+        self._down_since_s = down_since_s
         self._pause_s = _FIRST_PAUSE_S
+
+    def reached(self) -> bool:
+        """Tell whether the device answers at the first try. Whatever else is wrong is for `run` to meet."""
+        self._tell(self._name, "asking")
+        try:
+            self._heard = self._ask()
+        except OfflineError as error:
+            self._tell(self._name, "waiting", error.found)
+            return False
+        except FleetError:
+            pass
+        return True
 
     def run(self) -> Outcome:
         """Push, and return the outcome, whatever happens."""
-        with self._turn.gate:
-            outcome = self._run()
-            self._turn.ended(outcome)
-            return outcome
-
-    def _run(self) -> Outcome:
         try:
-            if self._turn.abort.is_set():
+            if self._stopped():
                 return self._end("untouched", "not begun")
             ending = self._begin()
             if ending is not None:
                 return ending
-            if self._turn.abort.is_set():
+            if self._stopped():
                 return self._end("untouched", "uploaded, not activated")
             self._asked = True
             self._persist(self._request)
@@ -119,7 +108,7 @@ class Push:
     def _begin(self) -> Outcome | None:
         """Get the release onto the device; return an outcome if there already is one."""
         self._tell(self._name, "asking")
-        progress = self._persist(self._ask)
+        progress = self._heard or self._persist(self._ask)
         ending, words = judge(progress, self._offer.descriptor.digest)
         if ending == "permanent":
             return self._end("unchanged", "permanent already: nothing done")
@@ -139,8 +128,8 @@ class Push:
         if progress["sending"]:
             raise OfflineError("another sender is uploading to it")
         held, offset = json.loads(self._link.agent("content")), progress["offset"]
-        if offset > self._reached:
-            self._reached, self._down_since_s = offset, None
+        if offset > self._offset:
+            self._offset, self._down_since_s = offset, None
         self._require_room(progress)
         before, total = self._sent, offer.missing(held, offset)
 
@@ -198,8 +187,7 @@ class Push:
             self._tell(self._name, "on the device", words)
             if time.monotonic() > deadline_s:
                 return self._end("lost", f"no outcome after {self._patience.wait_s:g} s: {words}")
-            if self._turn.stop.wait(pause_s):
-                return self._end("lost", "interrupted: the device goes on by itself")
+            time.sleep(pause_s)
             pause_s = min(pause_s * 1.5, _LONGEST_POLL_S)
 
     def _ask(self) -> dict[str, Any]:
@@ -208,19 +196,20 @@ class Push:
 
     def _persist(self, step: Callable[[], _Answer]) -> _Answer:
         """Take `step`, again and again with growing pauses while the device cannot be reached."""
-        self._down_since_s = None
         while True:
             try:
-                return step()
+                answer = step()
+                self._down_since_s = None
+                return answer
             except OfflineError as error:
                 now_s = time.monotonic()
                 if self._down_since_s is None:
                     self._down_since_s, self._pause_s = now_s, _FIRST_PAUSE_S
                 left_s = self._patience.retry_s - (now_s - self._down_since_s)
                 self._tell(self._name, "waiting", error.found)
-                given_up = left_s <= 0 or (self._turn.abort.is_set() and not self._asked)
-                if given_up or not self._turn.pause(min(self._pause_s, left_s)):
+                if left_s <= 0 or (self._stopped() and not self._asked):
                     raise
+                time.sleep(min(self._pause_s, left_s))
                 self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
 
     def _end(self, ending: Ending, detail: str) -> Outcome:

@@ -251,6 +251,65 @@ def _ask_agent(config: Config, command: str, words: list[str], stdin: int) -> ob
     return assemble(config, stdin, sha256=sha256, size=int(size), offset=int(offset))
 
 
+_STAND_IN = r"""#!/bin/sh
+# ssh -T ... -- DEVICE 'AGENT COMMAND ...': a device that ends as the file of its name says
+while [ "$1" != -- ]; do shift; done
+device=$2
+set -- $3
+cd FOLDER
+echo "$device ${2:-$1} $PPID" >> said
+cat > /dev/null
+read -r fate digest < "$device"
+case "$fate" in
+    off) echo "connection refused" >&2; exit 255 ;;
+    locked) echo "Permission denied" >&2; exit 255 ;;
+    full) echo "error: no room" >&2; exit 1 ;;
+    dead) kill -9 $PPID; exit 1 ;;
+esac
+good= failed=
+if [ -e "$device.asked" ]; then
+    [ "$fate" != good ] || good=", \"good\": {\"digest\": \"$digest\"}"
+    [ "$fate" != bad ] || failed="\"$digest\": \"it broke\""
+fi
+case "$2" in
+    content) echo "{}" ;;
+    status) cat "$device.status" ;;
+    progress)
+        echo '{"asked": false, "offset": 0, "whole": false, "sending": false, "on_trial": false, "free": 1000000000,'
+        echo "\"reclaimable\": 0, \"failed\": {$failed}$good}" ;;
+    request) touch "$device.asked" ;;
+    *) echo "$@" ;;
+esac
+"""
+
+
+class StandIns:
+    """Many devices that answer from a table, by a program that takes the place of ssh on PATH in `folder`/bin."""
+
+    def __init__(self, folder: Path, digest: str) -> None:
+        self._folder, self._digest = folder, digest
+        self.programs = folder / "bin"
+        self.programs.mkdir(parents=True)
+        program = self.programs / "ssh"
+        program.write_text(_STAND_IN.replace("FOLDER", str(folder)), "utf-8")
+        program.chmod(0o755)
+
+    def add(self, name: str, fate: str, **status: Any) -> None:
+        """Add a device that is `good`, `bad`, `off`, `locked`, `full`, or `dead`, which takes the pusher along."""
+        (self._folder / name).write_text(f"{fate} {self._digest}\n", "utf-8")
+        (self._folder / f"{name}.status").write_text(json.dumps({"on_trial": False, "last": "", **status}), "utf-8")
+
+    def said(self) -> list[tuple[str, str, int]]:
+        """Return which device was told what by which process, in order."""
+        path = self._folder / "said"
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        return [(device, word, int(process)) for device, word, process in map(str.split, lines)]
+
+    def requested(self) -> list[str]:
+        """Return the devices that were asked to activate it, in order."""
+        return [device for device, word, _ in self.said() if word == "request"]
+
+
 def content(folder: Path, **files: int) -> Path:
     """Make a wheelhouse of files of random bytes: the same name and size give the same bytes."""
     folder.mkdir()

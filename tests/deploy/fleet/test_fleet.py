@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
-import threading
-from collections.abc import Callable, Iterable
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +19,12 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 from tests.deploy.conftest import Makers
-from tests.deploy.fleet.bench import Fleet
+from tests.deploy.fleet.bench import Fleet, StandIns
 from tests.test_docs import shown_commands
 
 from edgeseg.deploy.errors import DeployError
-from edgeseg.deploy.fleet import show
-from edgeseg.deploy.fleet.errors import FleetError, OfflineError, RefusedError
-from edgeseg.deploy.fleet.link import Link
-from edgeseg.deploy.fleet.offer import Offer, read_offer
+from edgeseg.deploy.fleet import engine, show
+from edgeseg.deploy.fleet.offer import read_offer
 from edgeseg.deploy.fleet.rollout import Failures, Report, Rollout, roll_out
 from edgeseg.deploy.inventory import Device, load_inventory, select
 from edgeseg.deploy.push import Patience
@@ -106,136 +108,216 @@ def test_release_that_is_none_reaches_nobody(fleet: Fleet) -> None:
 # Many devices that answer from a table, to see whom a rollout reaches.
 
 
-class Scripted(Link):
-    """A device that takes a release and ends as `fate` says, or raises it."""
-
-    def __init__(self, device: Device, fate: str | FleetError, offer: Offer, log: Callable[[str, str], None]) -> None:
-        super().__init__(device)
-        self._fate, self._offer, self._log = fate, offer, log
-        self._asked = False
-
-    def agent(self, *words: str, stdin: Iterable[bytes] = ()) -> str:
-        for _ in stdin:
-            pass
-        self._log(self.device.name, words[0])
-        if isinstance(self._fate, FleetError):
-            raise self._fate
-        self._asked = self._asked or words[0] == "request"
-        digest = self._offer.descriptor.digest
-        document: dict[str, Any] = {
-            "asked": False, "offset": 0, "whole": False, "sending": False, "on_trial": False, "free": 1 << 40,
-            "reclaimable": 0, "failed": {digest: "it broke"} if self._asked and self._fate == "bad" else {},
-        }  # fmt: skip
-        if self._asked and self._fate == "good":
-            document["good"] = {"digest": digest}
-        return json.dumps({"content": {}, "status": {"on_trial": False, "last": ""}}.get(words[0], document))
-
-
 class Log:
-    """Which device was told what, in order."""
+    """What a rollout told, and how long its devices were out of reach."""
 
     def __init__(self) -> None:
         self.entries: list[tuple[str, str]] = []
-        self._lock = threading.Lock()
 
-    def __call__(self, device: str, word: str) -> None:
-        with self._lock:
-            self.entries.append((device, word))
-
-    def requested(self) -> list[str]:
-        return [device for device, word in self.entries if word == "request"]
+    def __call__(self, device: str, stage: str, words: str = "", *, done: int = 0, total: int = 0) -> None:
+        self.entries.append((device, stage))
 
 
-def roll(
-    makers: Makers,
-    fates: dict[str, str | FleetError],
-    *,
-    canaries: tuple[str, ...] = (),
-    pins: dict[str, int] | None = None,
-    **rules: Any,
-) -> tuple[Report, Log]:
-    offer, log = read_offer(makers.release(3)), Log()
-    devices = [
-        Device(name=name, address="x", known_hosts=Path("x"), pin=(pins or {}).get(name)) for name in fates
-    ]  # fmt: skip
-    rules = {"parallel": 1, "patience": Patience(retry_s=0, wait_s=5), **rules}
-    report = roll_out(
-        devices,
-        offer,
-        Rollout(**rules),
-        lambda *_, **__: None,
-        canaries=canaries,
-        reach=lambda device: Scripted(device, fates[device.name], offer, log),
+@dataclass(frozen=True)
+class Rolled:
+    report: Report
+    told: list[tuple[str, str]]
+    stand_ins: StandIns
+
+    def endings(self) -> list[str]:
+        return [outcome.ending for outcome in self.report.outcomes]
+
+
+@pytest.fixture
+def roll(makers: Makers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Rolled]:
+    """Roll a release out to stand-ins with these fates."""
+    offer = read_offer(makers.release(3))
+    stand_ins = StandIns(tmp_path / "devices", offer.descriptor.digest)
+    monkeypatch.setenv("PATH", f"{stand_ins.programs}:{os.environ['PATH']}")
+
+    def do(
+        fates: dict[str, str],
+        *,
+        canaries: tuple[str, ...] = (),
+        pins: dict[str, int] | None = None,
+        retry_s: float = 0,
+        **rules: Any,
+    ) -> Rolled:
+        for name, fate in fates.items():
+            stand_ins.add(name, fate)
+        devices = [
+            Device(name=name, address=name, known_hosts=tmp_path, agent=("agent",), pin=(pins or {}).get(name))
+            for name in fates
+        ]
+        log = Log()
+        settled = Rollout(**{"parallel": 1, "patience": Patience(retry_s=retry_s, wait_s=5), **rules})
+        report = roll_out(devices, offer, settled, log, canaries=canaries)
+        return Rolled(report, log.entries, stand_ins)
+
+    return do
+
+
+def test_rest_is_stopped_above_the_share(roll: Callable[..., Rolled]) -> None:
+    rolled = roll(
+        {f"d{number}": "good" if number < 1 else "bad" for number in range(6)}, max_failures=Failures(share=0.2)
     )
-    return report, log
+    assert rolled.report.aborted == "2 of 6 devices failed"
+    assert rolled.endings() == ["permanent", "failed", "failed", "untouched", "untouched", "untouched"]
+    assert {device for device, _, _ in rolled.stand_ins.said()} == {"d0", "d1", "d2"}
 
 
-def endings(report: Report) -> list[str]:
-    return [outcome.ending for outcome in report.outcomes]
+@pytest.mark.parametrize(
+    ("limit", "devices", "allowed"),
+    [
+        (Failures(count=3), 2, 3),
+        (Failures(share=0.07), 100, 7),
+        (Failures(share=0.2), 9, 1),
+        (Failures(share=1.0), 5, 5),
+        (Failures(), 5, 0),
+    ],
+)
+def test_share_is_of_the_wave(limit: Failures, devices: int, allowed: int) -> None:
+    assert limit.allowed(devices) == allowed
 
 
-def test_rest_is_stopped_above_the_share(makers: Makers) -> None:
-    fates: dict[str, str | FleetError] = {f"d{number}": "good" if number < 2 else "bad" for number in range(10)}
-    report, log = roll(makers, fates, max_failures=Failures(share=0.2))
-    assert report.aborted == "3 of 10 devices failed"
-    assert endings(report).count("failed") == 3
-    assert endings(report).count("untouched") == 10 - len(log.requested())
-    assert len(log.requested()) <= 5
-    report, log = roll(makers, fates, max_failures=Failures(share=0.8))
-    assert (report.aborted, len(log.requested())) == ("", 10)
+def test_device_that_is_off_keeps_nobody_waiting_and_is_tried_again(roll: Callable[..., Rolled]) -> None:
+    rolled = roll({"a": "off", "b": "good", "c": "locked"}, retry_s=3)
+    assert (rolled.endings(), rolled.report.aborted) == (["unreachable", "permanent", "unreachable"], "")
+    assert rolled.told.index(("b", "permanent")) < rolled.told.index(("a", "unreachable"))
+    assert len([device for device, _, _ in rolled.stand_ins.said() if device == "a"]) >= 2
+    assert "may not log in" in rolled.report.outcomes[2].detail
 
 
-def test_unreachable_device_stops_nobody_but_an_unreachable_canary_does(makers: Makers) -> None:
-    off = OfflineError("connection refused")
-    report, _ = roll(makers, {"a": off, "b": "good", "c": FleetError("no key")})
-    assert (endings(report), report.aborted) == (["unreachable", "permanent", "unreachable"], "")
-    report, log = roll(makers, {"a": off, "b": "good"}, canaries=("a",))
-    assert (endings(report), report.aborted) == (["unreachable", "untouched"], "1 of 1 canaries failed")
-    assert log.requested() == []
-
-
-def test_canaries_must_prove_it_whatever_may_fail(makers: Makers) -> None:
-    report, log = roll(
-        makers, {"a": "bad", "b": "bad", "c": "good"}, canaries=("a", "b"), max_failures=Failures(count=5)
+def test_device_that_is_off_is_not_tried_again_once_the_rest_is_stopped(roll: Callable[..., Rolled]) -> None:
+    rolled = roll({"a": "off", "b": "bad", "c": "good"}, retry_s=3)
+    assert (rolled.endings(), rolled.report.aborted) == (
+        ["unreachable", "failed", "untouched"],
+        "1 of 3 devices failed",
     )
-    assert (endings(report), report.aborted) == (["failed", "failed", "untouched"], "no canary proved the release")
-    assert sorted(log.requested()) == ["a", "b"]
-    report, _ = roll(
-        makers, {"a": "bad", "b": "good", "c": "good"}, canaries=("a", "b"), max_failures=Failures(count=1)
+    assert [device for device, _, _ in rolled.stand_ins.said()].count("a") == 1
+
+
+def test_canary_that_is_off_stops_the_rest(roll: Callable[..., Rolled]) -> None:
+    rolled = roll({"a": "off", "b": "good"}, canaries=("a",))
+    assert (rolled.endings(), rolled.report.aborted) == (["unreachable", "untouched"], "1 of 1 canaries failed")
+    assert {device for device, _, _ in rolled.stand_ins.said()} == {"a"}
+
+
+def test_no_good_canary_stops_the_rest_whatever_may_fail(roll: Callable[..., Rolled]) -> None:
+    rolled = roll(
+        {"c": "good", "a": "bad", "b": "bad"}, canaries=("a", "b"), max_failures=Failures(count=5), parallel=2
     )
-    assert (endings(report), report.aborted) == (["failed", "permanent", "permanent"], "")
+    assert rolled.endings() == ["untouched", "failed", "failed"]
+    assert rolled.report.aborted == "no canary proved the release"
+    assert sorted(rolled.stand_ins.requested()) == ["a", "b"]
 
 
-def test_pinned_device_is_never_asked(makers: Makers) -> None:
-    report, log = roll(makers, {"a": "good", "b": "good", "c": "good"}, pins={"a": 2, "b": 3}, canaries=("a",))
-    assert endings(report) == ["pinned", "permanent", "permanent"]
-    assert "a" not in {device for device, _ in log.entries}
+def test_one_bad_canary_of_two_is_borne_where_one_may_fail(roll: Callable[..., Rolled]) -> None:
+    rolled = roll({"c": "good", "a": "bad", "b": "good"}, canaries=("a", "b"), max_failures=Failures(count=1))
+    assert (rolled.endings(), rolled.report.aborted) == (["permanent", "failed", "permanent"], "")
+    assert rolled.stand_ins.requested() == ["a", "b", "c"]
 
 
-def test_refusal_counts_and_leaves_the_rest(makers: Makers) -> None:
-    report, _ = roll(makers, {"a": RefusedError("no room"), "b": RefusedError("no room")})
-    assert (sorted(endings(report)), report.aborted) == (["refused", "untouched"], "1 of 2 devices failed")
+def test_pinned_device_is_never_asked(roll: Callable[..., Rolled]) -> None:
+    rolled = roll({"a": "good", "b": "good", "c": "good"}, pins={"a": 2, "b": 3}, canaries=("a",))
+    assert rolled.endings() == ["pinned", "permanent", "permanent"]
+    assert "a" not in {device for device, _, _ in rolled.stand_ins.said()}
 
 
-def test_interrupt_ends_the_waiting_for_a_device(makers: Makers) -> None:
-    offer, log = read_offer(makers.release(3)), Log()
-    devices = [Device(name=name, address="x", known_hosts=Path("x")) for name in ("a", "b")]
-    waiting = threading.Event()
+def test_refusal_counts_and_so_does_a_process_that_vanishes(roll: Callable[..., Rolled]) -> None:
+    rolled = roll({"a": "dead", "b": "full", "c": "good"})
+    assert (rolled.endings(), rolled.report.aborted) == (["lost", "refused", "untouched"], "1 of 3 devices failed")
+    assert "ended without a word" in rolled.report.outcomes[0].detail
 
-    def reach(device: Device) -> Link:
-        if device.name == "b":
-            assert waiting.wait(30)
-            raise KeyboardInterrupt
-        return Scripted(device, OfflineError("off"), offer, log)
 
-    def tell(device: str, stage: str, words: str = "", *, done: int = 0, total: int = 0) -> None:
-        if stage == "waiting":
-            waiting.set()
+def test_release_that_goes_away_meanwhile_is_told(
+    makers: Makers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer = replace(read_offer(makers.release(3)), path=tmp_path / "gone.release")
+    stand_ins = StandIns(tmp_path / "devices", offer.descriptor.digest)
+    stand_ins.add("a", "good")
+    monkeypatch.setenv("PATH", f"{stand_ins.programs}:{os.environ['PATH']}")
+    device = Device(name="a", address="a", known_hosts=tmp_path, agent=("agent",))
+    report = roll_out([device], offer, Rollout(), Log(), canaries=())
+    assert report.outcomes[0].ending == "lost"
+    assert "FileNotFoundError" in report.outcomes[0].detail
+    assert stand_ins.requested() == []
 
-    rules = Rollout(patience=Patience(retry_s=1000, wait_s=1000))
-    with pytest.raises(KeyboardInterrupt):
-        roll_out(devices, offer, rules, tell, canaries=(), reach=reach)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("push")]
+
+_ROLLER = """
+import sys
+from edgeseg.runtime.cli import main
+main(["deploy", "push", *sys.argv[1:], "--retry-for", "1000"])
+"""
+
+
+def test_processes_of_a_killed_push_end_with_it(makers: Makers, tmp_path: Path) -> None:
+    release = makers.release(3)
+    stand_ins = StandIns(tmp_path / "devices", read_offer(release).descriptor.digest)
+    lines = []
+    for name in ("a", "b"):
+        stand_ins.add(name, "off")
+        lines += [f"[devices.{name}]", f'address = "{name}"']
+    inventory = write(tmp_path, "\n".join(lines))
+    pusher = subprocess.Popen(
+        [sys.executable, "-c", _ROLLER, str(release), "--inventory", str(inventory)],
+        env={**os.environ, "PATH": f"{stand_ins.programs}:{os.environ['PATH']}"},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        await_true(lambda: len(stand_ins.said()) >= 6)  # the second tries are on, which wait in their processes
+    finally:
+        pusher.kill()
+        pusher.wait()
+    doors = {process for _, _, process in stand_ins.said()}
+    await_true(lambda: not any(Path(f"/proc/{process}/cmdline").exists() for process in doors))
+
+
+def await_true(reached: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 120
+    while not reached():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+
+
+def test_several_devices_without_ansible_are_one_line_and_one_device_needs_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_ins = StandIns(tmp_path / "devices", "x")
+    for name in ("a", "b"):
+        stand_ins.add(name, "good")
+    inventory = write(tmp_path, '[devices.a]\naddress = "a"\n[devices.b]\naddress = "b"\n')
+    monkeypatch.setenv("PATH", f"{stand_ins.programs}:/usr/bin:/bin")
+    monkeypatch.setattr(engine, "_PROGRAM", "ansible-playbook-that-is-not-there")
+    result = edgeseg("status", "--inventory", inventory)
+    assert result.exit_code == 1
+    assert "is not installed; expected ansible-playbook" in result.output
+    assert "fix: pip install 'edgeseg[fleet]'" in result.output
+    assert stand_ins.said() == []
+    assert edgeseg("status", "--inventory", inventory, "--limit", "a").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "done"),
+    [
+        ({"on_trial": True, "good": {"version": 7}}, True),
+        ({"on_trial": True, "good": {"version": 6}}, False),
+        ({"on_trial": False, "good": {"version": 7}}, False),
+        ({}, False),
+    ],
+)
+def test_rollback_does_not_leave_a_pin(
+    status: dict[str, Any], done: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_ins = StandIns(tmp_path / "devices", "x")
+    stand_ins.add("a", "good", **status)
+    monkeypatch.setenv("PATH", f"{stand_ins.programs}:{os.environ['PATH']}")
+    result = edgeseg("rollback", "--inventory", write(tmp_path, '[devices.a]\naddress = "a"\npin = 7\n'), "--all")
+    assert ("rollback" in [word for _, word, _ in stand_ins.said()]) is done
+    assert result.exit_code == (0 if done else 1)
+    assert (
+        "a: pinned to version 7 in the inventory: not rolled back; fix: change its pin" in result.output
+    ) is not done
 
 
 def test_terminal_shows_who_is_at_it_and_forgets_who_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,18 +342,17 @@ def test_every_command_of_the_page_runs(makers: Makers, tmp_path: Path, monkeypa
     release = tmp_path / "yard-7.release"
     release.write_bytes(makers.release(7).read_bytes())
     monkeypatch.chdir(tmp_path)
-    offer, log = read_offer(release), Log()
-    script = {name: Scripted(Device(name=name, address="x", known_hosts=tmp_path), "good", offer, log)
-              for name in ("gate-1", "gate-2", "yard-1")}  # fmt: skip
-    monkeypatch.setattr(Link, "agent", lambda self, *words, **more: script[self.device.name].agent(*words, **more))
-    monkeypatch.setattr(Link, "shell", lambda self, words: " ".join(words))
+    stand_ins = StandIns(tmp_path / "devices", read_offer(release).descriptor.digest)
+    for address in ("10.0.0.11", "10.0.0.12", "yard-1.example"):
+        stand_ins.add(address, "good")
+    monkeypatch.setenv("PATH", f"{stand_ins.programs}:{os.environ['PATH']}")
     commands = shown_commands("docs/fleet.md")
     assert len(commands) == 5
     for command in commands:
         result = CliRunner().invoke(main, shlex.split(command)[1:])
         assert result.exit_code == 0, f"{command}\n{result.output}"
-    assert sorted(log.requested()) == ["gate-1", "gate-2", "yard-1"]
-    assert log.requested()[0] == "gate-1"
+    assert sorted(stand_ins.requested()) == ["10.0.0.11", "10.0.0.12", "yard-1.example"]
+    assert stand_ins.requested()[0] == "10.0.0.11"
 
 
 # The inventory.

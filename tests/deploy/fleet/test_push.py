@@ -23,7 +23,7 @@ from edgeseg.deploy.agent.errors import AgentError
 from edgeseg.deploy.fleet.errors import OfflineError
 from edgeseg.deploy.fleet.link import Link
 from edgeseg.deploy.fleet.offer import Offer, read_offer
-from edgeseg.deploy.push import Outcome, Patience, Push, Turn
+from edgeseg.deploy.push import Outcome, Patience, Push
 
 
 class Ear:
@@ -47,9 +47,8 @@ def push_one(
     retry_s: float = 60,
     near: type[NearLink] | None = None,
 ) -> Outcome:
-    turn = Turn(threading.Semaphore(), threading.Event(), threading.Event())
     link = near(device) if near else Link(device.inventory(fleet.known_hosts, identity=fleet.keys / "person"))
-    return Push(link, read_offer(release), Patience(retry_s=retry_s, wait_s=60), ear or Ear(), turn).run()
+    return Push(link, read_offer(release), Patience(retry_s=retry_s, wait_s=60), ear or Ear()).run()
 
 
 def test_only_what_changed_is_sent_and_a_second_push_does_nothing(fleet: Fleet, big: dict[int, Path]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ import click
 
 from edgeseg.deploy.errors import DeployError
 from edgeseg.deploy.fleet.errors import FleetError
+from edgeseg.deploy.fleet.link import Link
 from edgeseg.deploy.fleet.offer import read_offer
 from edgeseg.deploy.fleet.rollout import Failures, Rollout, ask_all, roll_out
 from edgeseg.deploy.fleet.show import print_outcomes, print_status, watching
@@ -121,7 +123,7 @@ def status(*, inventory: Path, group: tuple[str, ...], limit: tuple[str, ...], j
     devices = select(load_inventory(inventory), groups=group, limit=limit)
     answers: dict[str, dict[str, Any]] = {
         name: {"error": str(answer)} if isinstance(answer, FleetError) else json.loads(answer)
-        for name, answer in ask_all(devices, lambda link: link.agent("status")).items()
+        for name, answer in ask_all(devices, _read_status).items()
     }
     print_status(answers, {device.name: device.pin for device in devices})
     pins = {device.name: {} if device.pin is None else {"pin": device.pin} for device in devices}
@@ -139,10 +141,10 @@ def status(*, inventory: Path, group: tuple[str, ...], limit: tuple[str, ...], j
 @_fleet_options
 @click.option("--all", "everyone", is_flag=True, help="All devices of the inventory.")
 def rollback(*, inventory: Path, group: tuple[str, ...], limit: tuple[str, ...], everyone: bool) -> None:
-    """End the trial on these devices, or put the version before on trial."""
+    """End the trial on these devices, or put the version before on trial. A device's pin is not left."""
     if not (group or limit or everyone):
         raise DeployError("no devices were named", expected="--limit, --group or --all")
-    _ask_and_print(inventory, group, limit, lambda link: link.agent("rollback"))
+    _ask_and_print(inventory, group, limit, _roll_back)
 
 
 @click.command(epilog="Example: edgeseg deploy logs --inventory fleet.toml --limit gate-1 --lines 50")
@@ -150,17 +152,34 @@ def rollback(*, inventory: Path, group: tuple[str, ...], limit: tuple[str, ...],
 @click.option("--lines", type=click.IntRange(min=1), default=20, show_default=True, help="The last so many.")
 def logs(*, inventory: Path, group: tuple[str, ...], limit: tuple[str, ...], lines: int) -> None:
     """Show the last log lines of the service and the agent."""
-    _ask_and_print(
-        inventory,
-        group,
-        limit,
-        lambda link: link.shell(tuple(word.replace("{lines}", str(lines)) for word in link.device.logs)),
-    )
+    _ask_and_print(inventory, group, limit, partial(_read_logs, lines=lines))
 
 
-def _ask_and_print(inventory: Path, group: Sequence[str], limit: Sequence[str], question: Callable[[Any], str]) -> None:
+# What a device is asked, in a process of its own.
+
+
+def _read_status(link: Link) -> str:
+    return link.agent("status")
+
+
+def _read_logs(link: Link, lines: int) -> str:
+    return link.shell(tuple(word.replace("{lines}", str(lines)) for word in link.device.logs))
+
+
+def _roll_back(link: Link) -> str:
+    pin = link.device.pin
+    if pin is not None:
+        status = json.loads(link.agent("status"))
+        if not status["on_trial"] or status.get("good", {}).get("version") != pin:
+            raise FleetError(
+                f"pinned to version {pin} in the inventory: not rolled back", fix="change its pin, or push that version"
+            )
+    return link.agent("rollback")
+
+
+def _ask_and_print(inventory: Path, group: Sequence[str], limit: Sequence[str], ask: Callable[[Link], str]) -> None:
     devices = select(load_inventory(inventory), groups=group, limit=limit)
-    answers = ask_all(devices, question)
+    answers = ask_all(devices, ask)
     for name, answer in answers.items():
         for line in str(answer).splitlines():
             console.print(f"{name}: {line}", soft_wrap=True, markup=False)

@@ -29,7 +29,7 @@ _BLOCK = 1 << 16
 
 
 class Link:
-    """The way to one device. Safe to be used by several threads."""
+    """The way to one device."""
 
     def __init__(self, device: Device) -> None:
         self.device = device

@@ -88,7 +88,7 @@ def read_offer(path: Path) -> Offer:
     except OSError as error:
         raise DeployError(f"cannot read {path}: {error.strerror}") from None
     return Offer(
-        path=path,
+        path=path.absolute(),  # it is read by processes that work elsewhere
         sha256=sha256_file(path),
         size=path.stat().st_size,
         descriptor=descriptor,

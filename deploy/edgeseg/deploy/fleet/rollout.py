@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field
+from math import floor
+from typing import Any
 
+from edgeseg.deploy.fleet import engine
+from edgeseg.deploy.fleet.board import Board
+from edgeseg.deploy.fleet.door import DONE, FAILED, LATER
 from edgeseg.deploy.fleet.errors import FleetError
 from edgeseg.deploy.fleet.link import Link
 from edgeseg.deploy.fleet.offer import Offer
 from edgeseg.deploy.inventory import Device
-from edgeseg.deploy.push import FAILURES, GOOD, Outcome, Patience, Push, Tell, Turn
+from edgeseg.deploy.push import FAILURES, GOOD, Ending, Outcome, Patience, Push, Tell
+
+_VANISHED = "the process that was at it ended without a word"
+_PUT_OFF: tuple[Ending, str] = ("unreachable", "off, and not tried again: the rollout had been stopped")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +27,9 @@ class Failures:
     count: int = 0
     share: float | None = None
 
-    def too_many(self, failed: int, devices: int) -> bool:
-        """Tell whether `failed` out of `devices` are more than that."""
-        return failed > (self.count if self.share is None else self.share * devices)
+    def allowed(self, devices: int) -> int:
+        """Return how many of `devices` may fail."""
+        return self.count if self.share is None else floor(self.share * devices + 1e-9)  # 0.07 * 100 is 7.000…01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +49,48 @@ class Report:
     aborted: str = ""
 
 
-def roll_out(
-    devices: Sequence[Device],
-    offer: Offer,
-    rules: Rollout,
-    tell: Tell,
-    *,
-    canaries: Sequence[str],
-    reach: Callable[[Device], Link] = Link,
-) -> Report:
+@dataclass(frozen=True, kw_only=True)
+class Wave:
+    """Devices that are done with before others are begun. Canaries prove the release: each is to end well."""
+
+    members: frozenset[str]
+    may_fail: int
+    proving: bool
+
+    def failed(self, ending: str) -> bool:
+        """Tell whether a device with this ending counts."""
+        return ending not in GOOD if self.proving else ending in FAILURES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """The job of a rollout: the release to one device, and nobody else if that was one failure too many."""
+
+    offer: Offer
+    patience: Patience
+    waves: tuple[Wave, ...]
+
+    def run(self, device: Device, board: Board, *, first: bool) -> int:
+        """Push, and note the outcome. A device that is off is put off, so that it keeps no other waiting."""
+        (wave,) = (wave for wave in self.waves if device.name in wave.members)
+        seen = list(board.news())
+        since_s = next((item["at_s"] for item in seen if item["device"] == device.name), None)
+        push = Push(Link(device), self.offer, self.patience, board.tell, lambda: bool(board.reason()), since_s)
+        if first and not push.reached():
+            board.note(device.name, put_off=True)
+            return LATER
+        outcome = push.run()
+        board.note(device.name, outcome=asdict(outcome))
+        if not wave.failed(outcome.ending):
+            return DONE
+        ended = [item for item in (*seen, *board.news()) if "outcome" in item and item["device"] in wave.members]
+        failed = sum(wave.failed(item["outcome"]["ending"]) for item in ended)
+        if failed > wave.may_fail:
+            board.stop(f"{failed} of {len(wave.members)} {'canaries' if wave.proving else 'devices'} failed")
+        return FAILED
+
+
+def roll_out(devices: Sequence[Device], offer: Offer, rules: Rollout, tell: Tell, *, canaries: Sequence[str]) -> Report:
     """Push `offer` to `devices`, those named in `canaries` first, and return when each has an outcome.
 
     A canary must prove the release: one that cannot be reached counts as failed. Of the rest only those count that
@@ -60,47 +98,34 @@ def roll_out(
     """
     done = {device.name: _pinned(device) for device in devices if device.pin not in (None, offer.descriptor.version)}
     free = [device for device in devices if device.name not in done]
-    first = [device for device in free if device.name in canaries]
+    first = frozenset(device.name for device in free if device.name in canaries)
+    rest = frozenset(device.name for device in free) - first
+    waves = tuple(
+        Wave(members=members, may_fail=rules.max_failures.allowed(len(members)), proving=proving)
+        for members, proving in ((first, True), (rest, False))
+    )
+    begun: dict[str, tuple[Ending, str]] = {}  # what is to be said of a device of which nothing more is heard
+
+    def heard(entry: dict[str, Any]) -> None:
+        put_off = "put_off" in entry
+        begun[entry["device"]] = _PUT_OFF if put_off else ("lost", entry.get("died", _VANISHED))
+        if "outcome" in entry:
+            done[entry["device"]] = Outcome(**entry["outcome"])
+        elif "stage" in entry:
+            tell(entry["device"], entry["stage"], entry["words"], done=entry["done"], total=entry["total"])
+
     aborted = ""
-    for members, proving in ((first, True), ([device for device in free if device not in first], False)):
-        wave = _Wave(len(members), proving, rules, aborted)
-        turn = Turn(threading.Semaphore(rules.parallel), wave.stop, wave.abort, wave.ended)
-        with ThreadPoolExecutor(max_workers=max(1, len(members)), thread_name_prefix="push") as pool:
-            try:
-                pushes = [pool.submit(Push(reach(device), offer, rules.patience, tell, turn).run) for device in members]
-                done |= {outcome.device: outcome for outcome in (push.result() for push in pushes)}
-            except BaseException:
-                wave.stop.set()
-                wave.abort.set()
-                raise
-        aborted = wave.verdict()
+    if free:
+        job = Delivery(offer=offer, patience=rules.patience, waves=waves)
+        aborted = engine.run(
+            job, free, heard, canaries=first, failing_canaries=waves[0].may_fail, parallel=rules.parallel
+        )
+    for name in (first | rest) - set(done):
+        ending, detail = begun.get(name, ("untouched", "not begun"))
+        done[name] = Outcome(device=name, ending=ending, detail=detail)
+    if first and not aborted and not any(done[name].ending in GOOD for name in first):
+        aborted = "no canary proved the release"
     return Report(outcomes=tuple(done[device.name] for device in devices), aborted=aborted)
-
-
-class _Wave:
-    """Counts the outcomes of one wave, and ends it early."""
-
-    def __init__(self, size: int, proving: bool, rules: Rollout, aborted: str) -> None:
-        self._size, self._proving, self._rules, self._aborted = size, proving, rules, aborted
-        self._failed = self._good = 0
-        self._lock = threading.Lock()
-        self.stop, self.abort = threading.Event(), threading.Event()
-        if aborted:
-            self.abort.set()
-
-    def ended(self, outcome: Outcome) -> None:
-        """Count it."""
-        with self._lock:
-            self._good += outcome.ending in GOOD
-            self._failed += outcome.ending not in GOOD if self._proving else outcome.ending in FAILURES
-            if not self._aborted and self._rules.max_failures.too_many(self._failed, self._size):
-                self._aborted = f"{self._failed} of {self._size} {'canaries' if self._proving else 'devices'} failed"
-                self.abort.set()
-
-    def verdict(self) -> str:
-        """Return why nobody else is to be begun, or nothing."""
-        unproved = self._proving and self._size and not self._good
-        return self._aborted or ("no canary proved the release" if unproved else "")
 
 
 def _pinned(device: Device) -> Outcome:
@@ -108,16 +133,29 @@ def _pinned(device: Device) -> Outcome:
     return Outcome(device=device.name, ending="pinned", detail=detail)
 
 
-def ask_all(
-    devices: Sequence[Device], question: Callable[[Link], str], *, parallel: int = 16
-) -> dict[str, str | FleetError]:
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """The job of asking each device something; `ask` is a function of a module, or a partial of one."""
+
+    ask: Callable[[Link], str]
+
+    def run(self, device: Device, board: Board, *, first: bool) -> int:
+        """Ask, and note the answer, or the error instead."""
+        try:
+            board.note(device.name, answer=self.ask(Link(device)))
+        except FleetError as error:
+            board.note(device.name, error=str(error))
+            return FAILED
+        return DONE
+
+
+def ask_all(devices: Sequence[Device], ask: Callable[[Link], str]) -> dict[str, str | FleetError]:
     """Ask each device and return the answers, or the errors instead, in the inventory's order."""
-    with ThreadPoolExecutor(max_workers=parallel) as pool:
-        return dict(zip((device.name for device in devices), pool.map(partial(_ask, question), devices), strict=True))
+    answers: dict[str, str | FleetError] = {device.name: FleetError(_VANISHED) for device in devices}
 
+    def heard(entry: dict[str, Any]) -> None:
+        problem = entry.get("error") or entry.get("died")
+        answers[entry["device"]] = FleetError(problem) if problem else entry["answer"]
 
-def _ask(question: Callable[[Link], str], device: Device) -> str | FleetError:
-    try:
-        return question(Link(device))
-    except FleetError as error:
-        return error
+    engine.run(Question(ask=ask), devices, heard)
+    return answers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,32 +15,31 @@ from edgeseg.runtime.commands.common import console
 
 
 class Watcher:
-    """Hears of every device from its own thread."""
+    """Hears of every device."""
 
     def __init__(self, bars: Progress) -> None:
-        self._bars, self._lock = bars, threading.Lock()
+        self._bars = bars
         self._tasks: dict[str, TaskID] = {}
         self._stages: dict[str, tuple[str, str]] = {}
 
     def __call__(self, device: str, stage: str, words: str = "", *, done: int = 0, total: int = 0) -> None:
         """Show it. Away from a terminal only what is new is written."""
-        with self._lock:
-            if self._bars.disable:
-                told = (stage, words if stage != "on the device" else "")
-                if self._stages.get(device) != told:
-                    self._stages[device] = told
-                    console.print(f"{device}: {' '.join(filter(None, (stage, words)))}", soft_wrap=True, markup=False)
-                return
-            if stage in ENDINGS:
-                if device in self._tasks:
-                    self._bars.remove_task(self._tasks.pop(device))
-                return
-            if device not in self._tasks:
-                self._tasks[device] = self._bars.add_task(device, words="", stage="")
-            amount = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else words
-            self._bars.update(
-                self._tasks[device], stage=stage, words=amount, completed=done, total=total or None, refresh=False
-            )
+        if self._bars.disable:
+            told = (stage, words if stage != "on the device" else "")
+            if self._stages.get(device) != told:
+                self._stages[device] = told
+                console.print(f"{device}: {' '.join(filter(None, (stage, words)))}", soft_wrap=True, markup=False)
+            return
+        if stage in ENDINGS:
+            if device in self._tasks:
+                self._bars.remove_task(self._tasks.pop(device))
+            return
+        if device not in self._tasks:
+            self._tasks[device] = self._bars.add_task(device, words="", stage="")
+        amount = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if total else words
+        self._bars.update(
+            self._tasks[device], stage=stage, words=amount, completed=done, total=total or None, refresh=False
+        )
 
 
 @contextmanager
