@@ -44,7 +44,7 @@ def test_mask_is_the_argmax_of_the_cell_that_holds_the_pixel() -> None:
 
 @pytest.mark.parametrize(
     ("size", "channels"),
-    [("nano", (48, 40, 112)), ("small", (64, 40, 112, 192)), ("medium", (24, 48, 120, 208))],
+    [("nano", (48, 40, 112)), ("small", (24, 40, 112, 192)), ("medium", (24, 48, 120, 208))],
 )
 @torch.no_grad()
 def test_features_come_at_strides_4_to_16_or_32(size: Size, channels: tuple[int, ...]) -> None:
@@ -73,7 +73,7 @@ def test_sizes_are_steps_of_one_rule_and_the_next_step_is_larger_still() -> None
 
 def test_size_described_in_a_file_is_the_one_of_the_same_name(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text("[network]\nlite = 0\nwidth = 64\nfine = 48\ndense_stem = [24, 64]\n")
+    path.write_text("[network]\nlite = 0\ntrimmed = 2\nwidth = 64\nfine = 32\n")
     assert read_scale(path) == SIZES["small"]
     path.write_text("[network]\nlite = 0\nstages = 5\ntrimmed = 1\nwidth = 32\nfine = 32\ndense_stem = [16, 48]\n")
     assert read_scale(path) == SIZES["nano"]

@@ -44,18 +44,18 @@ class Scale(BaseModel):
 def scale_by(step: int) -> Scale:
     """The rule behind the sizes: each step widens the pyramid by 32 channels, its finest level by half of that.
 
-    The first two stand behind a dense stem, which saves where most of the time goes, and the first ends at stride 16, a
-    block early. From the third on the backbone is the next of the Lite family that has pretrained weights here, by
-    compound scaling, behind its own stem.
+    The first two end early, a block and two blocks short of their last stage, and the first ends at stride 16, behind a
+    dense stem: it saves where most of the time goes. From the third on the backbone is the next of the Lite family that
+    has pretrained weights here, by compound scaling.
     """
     first = step == 1
     return Scale(
         lite=0 if step < 3 else 2,
         stages=5 if first else 6,
-        trimmed=1 if first else 0,
+        trimmed=step if step < 3 else 0,
         width=32 * step,
-        fine=16 + 16 * step,
-        dense_stem=(8 + 8 * step, 32 + 16 * step) if step < 3 else None,
+        fine=max(32, 16 * step),
+        dense_stem=(16, 48) if first else None,
     )
 
 
