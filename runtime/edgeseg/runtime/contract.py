@@ -14,15 +14,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgeseg.runtime.errors import FrameError
-from edgeseg.runtime.frame import Confidence, Image, Mask
+from edgeseg.runtime.frame import WHITE_LEVEL, Confidence, Image, Mask
 
 Fit = Literal["stretch", "letterbox", "crop"]
 Colour = tuple[
     Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
 ]
 
-WHITE_LEVEL = 65535
-"""White in pictures of more than 8 bits, unless said otherwise."""
 PAD_LEVEL = 127
 """Grey of letterbox bars: the graph normalises by (x - 127) / 128, so the network sees zero there."""
 CONFIDENCE = "confidence"

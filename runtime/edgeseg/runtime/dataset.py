@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg.runtime.contract import WHITE_LEVEL
 from edgeseg.runtime.dataset_spec import DESCRIPTION, TRAIN, VAL, DatasetSpec, SplitSpec, read_spec
 from edgeseg.runtime.errors import DatasetError, UnreadablePairError
 from edgeseg.runtime.files import sha256_file
-from edgeseg.runtime.frame import Image, Mask
+from edgeseg.runtime.frame import WHITE_LEVEL, Image, Mask
 from edgeseg.runtime.image_files import IMAGE_ENDINGS, LabelPixels, Rgb, read_image, read_label_pixels
 from edgeseg.runtime.threads import mapped
 

@@ -24,8 +24,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edgeseg.runtime.contract import WHITE_LEVEL, Colour
+from edgeseg.runtime.contract import Colour
 from edgeseg.runtime.errors import DatasetError
+from edgeseg.runtime.frame import WHITE_LEVEL
 
 if sys.version_info >= (3, 11):
     import tomllib

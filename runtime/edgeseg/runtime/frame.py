@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+WHITE_LEVEL = 65535
+"""White in pictures of more than 8 bits, unless said otherwise."""
+
 Image = npt.NDArray[np.uint8]
 """(H, W, 3) uint8, BGR as OpenCV gives it."""
 

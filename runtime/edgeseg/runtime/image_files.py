@@ -19,9 +19,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg.runtime.contract import WHITE_LEVEL
 from edgeseg.runtime.errors import DatasetError
-from edgeseg.runtime.frame import Image
+from edgeseg.runtime.frame import WHITE_LEVEL, Image
 
 IMAGE_ENDINGS = frozenset(
     (".bmp", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")

@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import PurePath
 
 from edgeseg.runtime.awaited import AwaitedSource, may_appear
-from edgeseg.runtime.contract import WHITE_LEVEL, Contract
+from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.errors import SinkError, SourceError
+from edgeseg.runtime.frame import WHITE_LEVEL
 from edgeseg.runtime.mosaic import MosaicSink
 from edgeseg.runtime.pipeline import Camera
 from edgeseg.runtime.sinks import SINKS, Sink, open_sink

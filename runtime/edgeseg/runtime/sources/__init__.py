@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from edgeseg.runtime.contract import WHITE_LEVEL
 from edgeseg.runtime.errors import SourceError
-from edgeseg.runtime.frame import Frame
+from edgeseg.runtime.frame import WHITE_LEVEL, Frame
 from edgeseg.runtime.sources.url import is_pipeline, redact, scheme_of
 
 __all__ = ["Source", "open_source", "redact"]

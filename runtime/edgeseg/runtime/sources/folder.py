@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from edgeseg.runtime.contract import WHITE_LEVEL
 from edgeseg.runtime.errors import DatasetError, SourceError
-from edgeseg.runtime.frame import Frame, Image
+from edgeseg.runtime.frame import WHITE_LEVEL, Frame, Image
 from edgeseg.runtime.image_files import IMAGE_ENDINGS, read_image
 
 

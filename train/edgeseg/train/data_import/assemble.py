@@ -14,13 +14,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg.runtime.contract import WHITE_LEVEL
 from edgeseg.runtime.dataset import held_out
 from edgeseg.runtime.dataset_duplicates import Fingerprint, alike, fingerprint, groups
 from edgeseg.runtime.dataset_spec import DESCRIPTION, TRAIN, VAL, DatasetSpec, SplitSpec, write_spec
 from edgeseg.runtime.errors import DatasetError
 from edgeseg.runtime.files import whole_folder
-from edgeseg.runtime.frame import Mask
+from edgeseg.runtime.frame import WHITE_LEVEL, Mask
 from edgeseg.runtime.image_files import read_samples, read_upright, to_8_bits, white_level_for
 from edgeseg.runtime.threads import mapped
 from edgeseg.train.data_import.notes import Notes
