@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from edgeseg.runtime.environment import environment
 from edgeseg.runtime.errors import TrainError
 from edgeseg.runtime.files import whole_file
 from edgeseg.train.config import TrainConfig
-from edgeseg.train.network import SegmentationNetwork, fold_batch_norms
+from edgeseg.train.network import EARLY_STAGES, SegmentationNetwork, fold_batch_norms
 from edgeseg.train.sizes import Scale
 
 CHECKPOINT_NAME = "checkpoint.pt"
 CHECKPOINT_FORMAT = "edgeseg/checkpoint/1"
+_STAGE = re.compile(r"^(backbone\.stages\.)(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,14 +157,17 @@ class Start:
     """sha256 of `state`."""
 
     def lend(self, network: SegmentationNetwork, classes: tuple[str, ...]) -> None:
-        """Give `network` these weights where it has a layer of the same name and shape; its heads only for the same
+        """Give `network` these weights where it has the same layer in the same shape; its heads only for the same
         `classes`.
         """
         known = network.state_dict()
         heads = () if self.classes == classes else ("classifier.", "auxiliary.")
+        # A network behind a dense stem counts its stages from the first that it has.
+        moved = (EARLY_STAGES if self.scale.dense_stem else 0) - network.backbone.first
+        named = {_STAGE.sub(lambda m: f"{m[1]}{int(m[2]) + moved}", name): value for name, value in self.state.items()}
         fitting = {
             name: value
-            for name, value in self.state.items()
+            for name, value in named.items()
             if name in known and value.shape == known[name].shape and not name.startswith(heads)
         }
         network.load_state_dict(fitting, strict=False)
