@@ -99,11 +99,11 @@ def _nearest_colour_model(contract: Contract) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def make_tiny_bundle(tiny_contract: Contract) -> Callable[[Path], Path]:
-    """Write the tiny bundle to a folder and return that folder."""
+def make_tiny_bundle(tiny_contract: Contract) -> Callable[..., Path]:
+    """Write the tiny bundle to a folder and return that folder; keywords change its contract."""
     model = _nearest_colour_model(tiny_contract)
 
-    def make(folder: Path) -> Path:
+    def make(folder: Path, **changes: object) -> Path:
         (folder / "golden").mkdir(parents=True)
         (folder / "model.fp32.onnx").write_bytes(model)
         labels = np.random.default_rng(0).integers(0, len(CLASSES), (8, 12))
@@ -114,7 +114,7 @@ def make_tiny_bundle(tiny_contract: Contract) -> Callable[[Path], Path]:
         write_bundle(
             folder,
             name="tiny",
-            contract=tiny_contract,
+            contract=tiny_contract.model_copy(update=changes),
             stages={
                 "fp32": Stage(
                     miou=100,
@@ -135,7 +135,7 @@ def make_tiny_bundle(tiny_contract: Contract) -> Callable[[Path], Path]:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(make_tiny_bundle: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_bundle(make_tiny_bundle: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sound bundle that masks each pixel with the class of the nearest palette colour. Read, never write."""
     return make_tiny_bundle(tmp_path_factory.mktemp("tiny") / "tiny")
 

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.dataset import Dataset, Pair, load_dataset
 from edgeseg.runtime.errors import SinkError, SourceError
-from edgeseg.runtime.evaluate import BundlePredictor, Certainty, Prediction, predict_pairs, spread_pairs
+from edgeseg.runtime.evaluate import BundlePredictor, Certainty, Prediction, predict_pairs, spread
 from edgeseg.runtime.evaluation.boundary import BoundaryScore
 from edgeseg.runtime.evaluation.calibration import BINS, Calibration
 from edgeseg.runtime.evaluation.flicker import measure_flicker
@@ -307,10 +307,10 @@ def test_worst_images_are_the_lowest_in_order(scores: list[int], count: int) -> 
 @given(st.integers(1, 60), st.integers(1, 60))
 def test_spread_pairs_are_distinct_in_order_and_reach_both_ends(total: int, count: int) -> None:
     pairs = [Pair(stem=str(index), image=Path("a"), mask=Path("a")) for index in range(total)]
-    chosen = [int(pair.stem) for pair in spread_pairs(pairs, count)]
+    chosen = [int(pair.stem) for pair in spread(pairs, count)]
     assert len(chosen) == min(total, count) and chosen == sorted(set(chosen))
     assert chosen[0] == 0 and (count == 1 or chosen[-1] == total - 1)
-    assert spread_pairs(pairs, None) == pairs
+    assert spread(pairs, None) == pairs
 
 
 # --- flicker

@@ -25,7 +25,7 @@ def _mean_iou(mask: torch.Tensor, labels: torch.Tensor) -> float:
 @given(seed=st.integers(0, 10_000), classes=st.integers(2, 6))
 def test_offsets_never_lower_the_iou_that_they_were_found_on(seed: int, classes: int) -> None:
     rng = torch.Generator().manual_seed(seed)
-    logits, labels = torch.randn(200, classes, generator=rng), torch.randint(classes, (200,), generator=rng)
+    logits, labels = torch.randn(200, classes, generator=rng), torch.randint(classes, (200,), generator=rng).byte()
     labels[:20] = NETWORK_IGNORE
     offsets = best_offsets(logits, labels)
     assert float(offsets.abs().max()) < LARGEST
@@ -35,7 +35,7 @@ def test_offsets_never_lower_the_iou_that_they_were_found_on(seed: int, classes:
 
 def test_class_that_is_said_too_often_is_said_less() -> None:
     rng = torch.Generator().manual_seed(0)
-    labels = (torch.rand(5000, generator=rng) < 0.05).long()
+    labels = (torch.rand(5000, generator=rng) < 0.05).byte()
     evidence = torch.randn(5000, generator=rng) + 2.0 * labels
     logits = torch.stack([torch.zeros(5000), evidence], dim=1)  # says class 1 of nearly half of all
     offsets = best_offsets(logits, labels)
@@ -44,10 +44,10 @@ def test_class_that_is_said_too_often_is_said_less() -> None:
 
 
 def test_no_labelled_pixel_moves_nothing() -> None:
-    assert not best_offsets(torch.randn(9, 3), torch.full((9,), NETWORK_IGNORE)).any()
+    assert not best_offsets(torch.randn(9, 3), torch.full((9,), NETWORK_IGNORE, dtype=torch.uint8)).any()
 
 
 @pytest.mark.parametrize("wanted", [0, 1])
 def test_right_answer_is_left_alone(wanted: int) -> None:
-    labels = torch.tensor([0, 1, 2, wanted])
-    assert not best_offsets(torch.nn.functional.one_hot(labels, 3).float() * 9, labels).any()
+    labels = torch.tensor([0, 1, 2, wanted], dtype=torch.uint8)
+    assert not best_offsets(torch.nn.functional.one_hot(labels.long(), 3).float() * 9, labels).any()

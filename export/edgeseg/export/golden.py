@@ -11,7 +11,7 @@ from edgeseg.export.parity import Predict
 from edgeseg.runtime.contract import Contract, Fitter
 from edgeseg.runtime.dataset import Dataset, Pair
 from edgeseg.runtime.errors import ExportError
-from edgeseg.runtime.evaluate import spread_pairs
+from edgeseg.runtime.evaluate import spread
 from edgeseg.runtime.frame import Image
 from edgeseg.runtime.manifest import golden_paths
 from edgeseg.runtime.street import StreetCamera
@@ -26,7 +26,7 @@ def choose_real_frames(dataset: Dataset, contract: Contract, pairs: Sequence[Pai
 
     Raises `ExportError` if one of them is a picture of the split `test`, which nothing may be fitted to.
     """
-    chosen = spread_pairs(pairs, count)
+    chosen = spread(pairs, count)
     final = {pair.image.resolve() for pair in dataset.pairs("test")} if chosen and "test" in dataset.splits else set()
     if any(pair.image.resolve() in final for pair in chosen):
         raise ExportError("the run chose its pictures from split 'test'", fix="export without --golden-real")

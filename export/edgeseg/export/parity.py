@@ -10,7 +10,7 @@ import numpy as np
 from edgeseg.runtime.contract import Contract, Fitter
 from edgeseg.runtime.dataset import Dataset, Pair
 from edgeseg.runtime.errors import ExportError
-from edgeseg.runtime.evaluate import spread_pairs
+from edgeseg.runtime.evaluate import spread
 from edgeseg.runtime.frame import Image, Mask
 
 MIN_AGREEMENT = 0.999
@@ -32,7 +32,7 @@ class Parity:
 
 def choose_pairs(dataset: Dataset, split: str) -> list[Pair]:
     """Return at most `MAX_IMAGES` pairs of the split, spread over it, that can be read."""
-    return dataset.readable(spread_pairs(dataset.pairs(split), MAX_IMAGES))
+    return dataset.readable(spread(dataset.pairs(split), MAX_IMAGES))
 
 
 def check_parity(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from edgeseg.runtime.contract import Contract, Fitter
 from edgeseg.runtime.dataset import Dataset, Pair
 from edgeseg.runtime.errors import DatasetError, EdgesegError, UnreadablePairError
 from edgeseg.runtime.frame import Confidence, Image, Mask
+
+_Item = TypeVar("_Item")
 
 CHECKPOINT = "checkpoint.pt"
 """The file that makes a folder a training run."""
@@ -151,11 +153,11 @@ def _at_cells(truth: Mask, mask: Mask, confidence: Confidence) -> Certainty:
     return Certainty(truth=truth[middles], mask=mask[middles], confidence=confidence)
 
 
-def spread_pairs(pairs: Sequence[Pair], count: int | None) -> list[Pair]:
-    """Return at most `count` of `pairs`, spread evenly: neighbours in a film are much alike. None is all of them."""
-    wanted = len(pairs) if count is None else min(len(pairs), count)
-    places = np.linspace(0, len(pairs) - 1, wanted).round().astype(int)
-    return [pairs[place] for place in places]
+def spread(items: Sequence[_Item], count: int | None) -> list[_Item]:
+    """Return at most `count` of `items`, spread evenly: neighbours in a film are much alike. None is all of them."""
+    wanted = len(items) if count is None else min(len(items), count)
+    places = np.linspace(0, len(items) - 1, wanted).round().astype(int)
+    return [items[place] for place in places]
 
 
 @contextmanager

@@ -162,7 +162,7 @@ def came(device: Device) -> int:
 
 def clean(made: list[Device]) -> None:
     for device in made:
-        device.run("sh", "-c", f"rm -rf {TARGET} /root/.ansible /tmp/pyinfra*; sync")
+        device.run("sh", "-c", f"rm -rf {TARGET} ~root/.ansible /tmp/pyinfra*; sync")
 
 
 def try_engine(engine: Engine, file: Path, made: list[Device], known_hosts: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ import numpy.typing as npt
 from edgeseg.runtime.contract import Contract, Fitter
 from edgeseg.runtime.dataset import Dataset, Pair
 from edgeseg.runtime.errors import UnreadablePairError
+from edgeseg.runtime.evaluate import spread
 from edgeseg.runtime.files import whole_folder, write_json
 from edgeseg.runtime.frame import Image, Mask
 
@@ -48,6 +49,15 @@ class FittedPairs(Protocol):
 
     def read(self, index: int) -> tuple[Image, Mask]:
         """(h, w, 3) uint8 BGR and (h, w) uint8, the caller's own. Raises `UnreadablePairError`."""
+
+
+def read_some(pairs: FittedPairs, count: int) -> Iterator[tuple[Image, Mask]]:
+    """Yield up to `count` of the pairs, spread evenly; those that cannot be read are left out."""
+    for index in spread(range(len(pairs.pairs)), count):
+        try:
+            yield pairs.read(index)
+        except UnreadablePairError:
+            continue
 
 
 class DecodedPairs:

@@ -21,11 +21,10 @@ from torch.optim.swa_utils import AveragedModel
 from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.dataset import Dataset
 from edgeseg.runtime.dataset_bad_pairs import BadPairs
-from edgeseg.runtime.errors import TrainError, UnreadablePairError
+from edgeseg.runtime.errors import TrainError
 from edgeseg.runtime.evaluate import evaluate
-from edgeseg.runtime.frame import Image
 from edgeseg.train.config import TrainConfig
-from edgeseg.train.fitted import DecodedPairs, FittedPairs
+from edgeseg.train.fitted import DecodedPairs, FittedPairs, read_some
 from edgeseg.train.losses import class_weights, distillation_loss, segmentation_loss
 from edgeseg.train.network import SegmentationNetwork
 from edgeseg.train.offsets import shift_classes
@@ -119,9 +118,8 @@ def train_run(
     network = network.to(memory_format=layout)  # type: ignore[call-overload]
     stem_error = None
     if has_stem_to_train(config, start) and not resume and ranks.leads:
-        stem_error = imitate_stem(
-            network.backbone, _first_images(pairs), seed=config.seed, on_step=lambda: _pause(watcher)
-        )
+        pictures = [image for image, _ in read_some(pairs, STEM_IMAGES)]
+        stem_error = imitate_stem(network.backbone, pictures, seed=config.seed, on_step=lambda: _pause(watcher))
     if ranks.count > 1:
         share_batch_norms(network)
     network = network.to(host.device)
@@ -205,7 +203,7 @@ def train_run(
         if stem_error is not None:
             row["stem_error"], stem_error = stem_error, None
         is_last = epoch + 1 == config.epochs
-        if is_last and config.offsets:
+        if is_last and config.offsets and ranks.leads:
             row["offsets"] = shift_classes(_network_of(averaged), pairs, contract)
         if config.select and ranks.leads and ((epoch + 1) % config.score_every == 0 or is_last):
             with Predictor(averaged.module, contract) as predictor:
@@ -265,17 +263,6 @@ def _clock(batches: Iterable[Batch], waits: list[float]) -> Iterator[Batch]:
         if batch is None:
             return
         yield batch
-
-
-def _first_images(pairs: FittedPairs) -> list[Image]:
-    """Up to `STEM_IMAGES` fitted images, spread over the training splits."""
-    images = []
-    for index in range(0, len(pairs.pairs), max(1, len(pairs.pairs) // STEM_IMAGES)):
-        try:
-            images.append(pairs.read(index)[0])
-        except UnreadablePairError:
-            continue
-    return images[:STEM_IMAGES]
 
 
 @torch.no_grad()

@@ -117,9 +117,9 @@ class Lite(nn.Module):
         table[-1] = (table[-1][0] - trimmed, *table[-1][1:])
         self.first = EARLY_STAGES if dense_stem else 0
         inputs = table[EARLY_STAGES - 1][-1] if dense_stem else STEM_CHANNELS
-        self.stem: nn.Module = ConvNorm(3, STEM_CHANNELS, 3, stride=2, act=nn.ReLU6())
-        if dense_stem:
-            self.stem = DenseStem(dense_stem, inputs)
+        self.stem: nn.Module = (
+            DenseStem(dense_stem, inputs) if dense_stem else ConvNorm(3, STEM_CHANNELS, 3, stride=2, act=nn.ReLU6())
+        )
         built = []
         for blocks, kernel, stride, expansion, outputs in table[self.first :]:
             stage = []

@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from edgeseg.runtime.confusion import ConfusionMatrix
 from edgeseg.runtime.contract import Contract
-from edgeseg.runtime.errors import UnreadablePairError
-from edgeseg.train.fitted import FittedPairs
+from edgeseg.runtime.frame import Image, Mask
+from edgeseg.train.fitted import FittedPairs, read_some
 from edgeseg.train.network import SegmentationNetwork
 from edgeseg.train.samples import NETWORK_IGNORE, to_network
 
@@ -31,11 +32,7 @@ def shift_classes(network: SegmentationNetwork, pairs: FittedPairs, contract: Co
     """
     was_training = network.training
     network.eval()
-    found = [
-        sample
-        for index in range(0, len(pairs.pairs), -(-len(pairs.pairs) // PICTURES))
-        if (sample := _look(network, pairs, index, contract.ignore_index)) is not None
-    ]
+    found = [_look(network, image, mask, contract.ignore_index) for image, mask in read_some(pairs, PICTURES)]
     network.train(was_training)
     if not found:
         return [0.0] * len(contract.classes)
@@ -48,9 +45,9 @@ def shift_classes(network: SegmentationNetwork, pairs: FittedPairs, contract: Co
 
 
 def best_offsets(logits: Tensor, labels: Tensor) -> Tensor:
-    """Offsets (classes,) that no single further step of `STEPS` improves on: coordinate ascent of the mean IoU.
+    """Offsets (classes,) of a high mean IoU: coordinate ascent, once over the classes with each of `STEPS`.
 
-    `logits` (pixels, classes), `labels` (pixels,) int64 with `NETWORK_IGNORE` for void; IoU counts the classes that
+    `logits` (pixels, classes), `labels` (pixels,) uint8 with `NETWORK_IGNORE` for void; IoU counts the classes that
     `labels` hold. Never worse than none.
     """
     known = labels != NETWORK_IGNORE
@@ -71,25 +68,16 @@ def best_offsets(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _mean_iou(logits: Tensor, labels: Tensor) -> float:
-    classes = logits.shape[1]
-    pixels = torch.bincount(labels * classes + logits.argmax(dim=1), minlength=classes * classes)
-    confusion = pixels.reshape(classes, classes).double()
-    is_there = confusion.sum(1) > 0
-    right = confusion.diagonal()
-    return float((right / (confusion.sum(0) + confusion.sum(1) - right))[is_there].mean()) if len(labels) else 0.0
+    matrix = ConfusionMatrix([str(index) for index in range(logits.shape[1])], NETWORK_IGNORE)
+    matrix.add(labels.numpy(), logits.argmax(dim=1).to(torch.uint8).numpy())
+    return matrix.miou or 0.0
 
 
 @torch.inference_mode()
-def _look(
-    network: SegmentationNetwork, pairs: FittedPairs, index: int, ignore_index: int
-) -> tuple[Tensor, Tensor] | None:
-    try:
-        image, mask = pairs.read(index)
-    except UnreadablePairError:
-        return None
+def _look(network: SegmentationNetwork, image: Image, mask: Mask, ignore_index: int) -> tuple[Tensor, Tensor]:
     x = to_network(image)[None].contiguous(memory_format=torch.channels_last)
     logits = network(x.to(next(network.parameters()).device))[0].float().cpu()
-    labels = torch.from_numpy(mask.astype("int64"))
+    labels = torch.from_numpy(mask)
     labels[labels == ignore_index] = NETWORK_IGNORE
     stride = labels.shape[0] // logits.shape[1]
     cells, pixels = logits[:, ::STRIDE, ::STRIDE], labels[:: STRIDE * stride, :: STRIDE * stride]

@@ -48,6 +48,10 @@ def _number(name: str, help: str) -> Callable[[_Command], _Command]:
     )
 
 
+def _run(name: str, help: str) -> Callable[[_Command], _Command]:
+    return click.option(f"--{name}", type=click.Path(file_okay=False, path_type=Path), metavar="RUN", help=help)
+
+
 _RECIPE = (
     click.option(
         "--split", "splits", multiple=True, default=_DEFAULTS.splits, show_default=True, help="Learn from it."
@@ -100,12 +104,7 @@ _RECIPE = (
     _number("rare", "Share of crops over rare classes."),
     _number("lovasz", "Weight of the Lovász loss."),
     _number("auxiliary", "Weight of the auxiliary head's loss."),
-    click.option(
-        "--teacher",
-        type=click.Path(file_okay=False, path_type=Path),
-        metavar="RUN",
-        help="Learn from this larger network's chances too.",
-    ),
+    _run("teacher", "Learn from this network's chances too."),
     _number("distillation", "How much of --teacher."),
     _number("teacher_scale", "How much larger --teacher sees each crop."),
     click.option(
@@ -124,12 +123,7 @@ _RECIPE = (
         show_default=True,
         help="Begin with ImageNet weights.",
     ),
-    click.option(
-        "--start-from",
-        type=click.Path(file_okay=False, path_type=Path),
-        metavar="RUN",
-        help="Begin with this run's weights, where they fit.",
-    ),
+    _run("start-from", "Begin with this run's weights, where they fit."),
 )
 
 _RUN = (

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgeseg.runtime.dataset import Dataset, Pair
 from edgeseg.runtime.errors import ExportError
-from edgeseg.runtime.evaluate import spread_pairs
+from edgeseg.runtime.evaluate import spread
 from edgeseg.runtime.files import sha256_file
 from edgeseg.runtime.manifest import Calibration
 
@@ -57,8 +57,8 @@ def choose_pictures(
     if not pairs:
         raise ExportError("one picture was trained on", expected="at least two: one calibrates, the other chooses")
     # Training passed over the few that cannot be read, and to remove them now would change the digests.
-    chosen = tuple(dataset.readable(spread_pairs(pairs, calibration)))
-    compared = tuple(dataset.readable(spread_pairs(others, holdout)))
+    chosen = tuple(dataset.readable(spread(pairs, calibration)))
+    compared = tuple(dataset.readable(spread(others, holdout)))
     return Pictures(
         training=tuple(pairs),
         calibration=chosen,

@@ -67,7 +67,7 @@ def robustness(
     if resume and json_path is None:
         raise click.UsageError("--resume needs --json FILE: the scores are there")
     loaded = load_dataset(dataset)
-    pairs = scoring.spread_pairs(loaded.pairs(split), limit)
+    pairs = scoring.spread(loaded.pairs(split), limit)
     with open_network(network, **engine) as opened:
         contract = opened.predictor.contract
         scoring.check_classes(contract, loaded)
