@@ -40,6 +40,7 @@ def network(tiny_contract: Contract) -> SegmentationNetwork:
             nn.init.normal_(module.bias, std=0.3)
     fold_batch_norms(network)
     assert network.classifier.bias is not None
+    nn.init.normal_(network.classifier.weight)  # the quarters of a cell begin alike, and so would their argmax
     with torch.no_grad():  # an untrained network's scores are all alike
         scores = network(planes())
         spread = (scores - scores.mean(dim=(2, 3), keepdim=True)).std()

@@ -27,7 +27,7 @@ from edgeseg.train.config import TrainConfig
 from edgeseg.train.fitted import DecodedPairs, FittedPairs, read_some
 from edgeseg.train.losses import class_weights, distillation_loss, segmentation_loss
 from edgeseg.train.network import SegmentationNetwork
-from edgeseg.train.offsets import shift_classes
+from edgeseg.train.offsets import find_offsets, shift_classes
 from edgeseg.train.optimise import learning_rate_at, make_average, make_optimiser
 from edgeseg.train.predict import Predictor
 from edgeseg.train.ranks import ALONE, Ranks, share_batch_norms
@@ -203,8 +203,10 @@ def train_run(
         if stem_error is not None:
             row["stem_error"], stem_error = stem_error, None
         is_last = epoch + 1 == config.epochs
-        if is_last and config.offsets and ranks.leads:
-            row["offsets"] = shift_classes(_network_of(averaged), pairs, contract)
+        if is_last and config.offsets:
+            shifted = _network_of(averaged)
+            row["offsets"] = ranks.share(find_offsets(shifted, pairs, contract) if ranks.leads else None)
+            shift_classes(shifted, row["offsets"])
         if config.select and ranks.leads and ((epoch + 1) % config.score_every == 0 or is_last):
             with Predictor(averaged.module, contract) as predictor:
                 score = evaluate(predictor, dataset, config.select, on_unreadable=bad.add).document()

@@ -6,6 +6,8 @@ there. That helps it to learn them; for the mask a false pixel costs as much as 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,11 +27,8 @@ LARGEST = 2.0
 """An offset stays below this, in logits: 2 is a factor of 7 in the chances."""
 
 
-def shift_classes(network: SegmentationNetwork, pairs: FittedPairs, contract: Contract) -> list[float]:
-    """Find the offsets on pictures of `pairs` and add them to the classifier's bias, in place. Returns them, by class.
-
-    `network` is left in the mode it came in.
-    """
+def find_offsets(network: SegmentationNetwork, pairs: FittedPairs, contract: Contract) -> list[float]:
+    """Return the offset of each class that pictures of `pairs` speak for; `network` is left in the mode it came in."""
     was_training = network.training
     network.eval()
     found = [_look(network, image, mask, contract.ignore_index) for image, mask in read_some(pairs, PICTURES)]
@@ -37,11 +36,15 @@ def shift_classes(network: SegmentationNetwork, pairs: FittedPairs, contract: Co
     if not found:
         return [0.0] * len(contract.classes)
     offsets = best_offsets(torch.cat([logits for logits, _ in found]), torch.cat([labels for _, labels in found]))
+    return [float(offset) for offset in offsets]
+
+
+def shift_classes(network: SegmentationNetwork, offsets: Sequence[float]) -> None:
+    """Add them to the classifier's bias, in place."""
     bias = network.classifier.bias
     assert bias is not None
     with torch.no_grad():  # the four quarters of a cell lie beside each other
-        bias.add_(offsets.repeat_interleave(len(bias) // len(offsets)).to(bias.device))
-    return [round(float(offset), 3) for offset in offsets]
+        bias.add_(bias.new_tensor(offsets).repeat_interleave(len(bias) // len(offsets)))
 
 
 def best_offsets(logits: Tensor, labels: Tensor) -> Tensor:
