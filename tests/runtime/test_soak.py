@@ -127,6 +127,14 @@ def test_a_longer_soak_finds_a_slower_leak() -> None:
         report(per_hour=0.5, hours=10).require_clean()
 
 
+def test_memory_that_settles_is_no_leak_of_a_short_soak() -> None:
+    """6 MiB in a minute: a process that warms up, or one that leaks, and only a longer soak can tell."""
+    report(per_hour=360, hours=1 / 60).require_clean()
+    for too_much in (report(per_hour=900, hours=1 / 60), report(per_hour=360, hours=1 / 12)):
+        with pytest.raises(LeakError, match="MiB an hour"):
+            too_much.require_clean()
+
+
 def test_growing_age_is_told_and_is_no_leak() -> None:
     aging = report(name="frame_age_ms", per_hour=500)
     aging.require_clean()
@@ -222,7 +230,7 @@ class Leaky(NullSink):
     kept = []
     forever = threading.Event()
     def write(self, result):
-        self.kept.append((bytearray(b"x" * 200_000), open("/dev/null")))
+        self.kept.append((bytearray(b"x" * 500_000), open("/dev/null")))
         threading.Thread(target=self.forever.wait, daemon=True).start()
 
 SINKS["leaky"] = ("__main__:Leaky", "")
@@ -266,12 +274,9 @@ def check_document(folder: Path) -> None:
 def test_twenty_seconds_with_faults_leave_no_handle_and_no_thread(
     soak: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    """Memory still settles in so short a time, so it alone may be complained of: five minutes judge it."""
     done = soak("--picture", "soak.svg", "--sink", "jsonl:/dev/null", duration="20s")
+    assert done.returncode == 0, done.stdout + done.stderr
     check_document(tmp_path)
-    complaints = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode == len(complaints), done.stderr
-    assert not any(word in line for line in complaints for word in ("handles", "threads"))
 
 
 @pytest.mark.heavy

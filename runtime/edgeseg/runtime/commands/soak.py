@@ -25,7 +25,7 @@ from edgeseg.runtime.sinks import open_sink
 from edgeseg.runtime.soak.gauges import Watch, read_holdings, settle
 from edgeseg.runtime.soak.orders import random_faults
 from edgeseg.runtime.soak.picture import draw_soak
-from edgeseg.runtime.soak.report import METHOD, TOLERANCES, SoakReport
+from edgeseg.runtime.soak.report import METHOD, SETTLING_MIB, TOLERANCES, SoakReport
 from edgeseg.runtime.sources import open_source, redact
 from edgeseg.runtime.sources.inject import FaultInjector
 from edgeseg.runtime.sources.supervised import SupervisedSource, supervise
@@ -52,8 +52,9 @@ def parse_duration(text: str) -> float:
     help=f"""Run BUNDLE (a path or a shipped model's name) on a camera that fails at random, and look for leaks.
 
     Memory, open handles and threads are sampled. Growth over the time that counts is a leak if its 95 % interval lies
-    wholly above {TOLERANCES["memory_mib"]:g} MiB, or half a handle or thread; so is a handle or thread that is left
-    when the camera is closed. Then the exit status is 1. {METHOD}.
+    wholly above {TOLERANCES["memory_mib"]:g} MiB ({SETTLING_MIB:g} in less than five minutes: a process settles first),
+    or half a handle or thread; so is a handle or thread that is left when the camera is closed. Then the exit status is
+    1. {METHOD}.
     """,
 )
 @click.argument("bundle", default="street")
