@@ -80,7 +80,7 @@ def test_network_is_a_bundle_of_the_work_that_it_says(tmp_path: Path) -> None:
 @pytest.fixture
 def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inputs that take no time, and of which memory still tells."""
-    monkeypatch.setattr(axes, "SIZES", ((64, 64), (192, 192), (512, 512)))
+    monkeypatch.setattr(axes, "SIZES", ((128, 128), (256, 256), (512, 512)))
 
 
 @pytest.mark.usefixtures("small_sizes")
@@ -89,7 +89,7 @@ def test_time_and_memory_grow_with_the_input(tmp_path: Path) -> None:
     result = run_scaling("--axis", "input-size", "--rounds", "2", "--json", out, "--html", html)
     assert result.exit_code == 0, result.output
     axis = read_scaling(out).axes["input-size"]
-    assert [point.x for point in axis.points] == [side**2 / 1e3 for side in (64, 192, 512)]
+    assert [point.x for point in axis.points] == [side**2 / 1e3 for side in (128, 256, 512)]
     assert all(len(point.times) == 2 for point in axis.points)
     # A convolution's work is proportional to the pixels; overheads and a busy machine bend the line.
     assert axis.time_exponent is not None and 0.5 < axis.time_exponent.value < 1.7
