@@ -77,3 +77,20 @@ def test_run_that_passed_over_a_picture_is_exported_without_it(streets: Path, tm
     made = _edgeseg(*export, "--out", tmp_path / "scored", "--split", "val", "--precision", "fp32")
     assert made.exit_code == 0 and made.output.count("passed over 1 of 100") == 1, made.output
     assert json.loads((tmp_path / "scored" / "manifest.json").read_text())["stages"]["fp32"]["images"] == 99
+
+
+def test_bundle_is_accepted_and_its_robustness_studied_without_it(
+    streets: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(streets, folder, symlinks=True)
+    _cut(folder, "val/01-7")
+    document = tmp_path / "found.json"
+    on_val = ("--split", "val", "--threads", 1, "--json", document)
+    made = _edgeseg("robustness", tiny_bundle, folder, *on_val, "--precision", "fp32", "--only", "contrast")
+    assert made.exit_code == 0 and made.output.count("passed over 1 of 100") == 1, made.output
+    (found,) = json.loads(document.read_text())["unreadable"]
+    assert "01-7.png" in found
+    _edgeseg("accept", tiny_bundle, "--data", folder, "--split", "val", "--json", document, "--duration", 0.5)
+    scores = [line["found"] for line in json.loads(document.read_text())["lines"] if "on 99 images" in line["found"]]
+    assert scores and all("(1 that cannot be read left out)" in found for found in scores)

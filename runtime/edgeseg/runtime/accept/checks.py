@@ -14,6 +14,7 @@ from edgeseg.runtime.accept.line import Line, Verdict, judge, not_run, raised
 from edgeseg.runtime.accept.live import LiveMinute
 from edgeseg.runtime.accept.trial import Trial, medians_ms
 from edgeseg.runtime.backends.tensorrt import PlanRunner
+from edgeseg.runtime.dataset_bad_pairs import BadPairs
 from edgeseg.runtime.doctor import examine, is_ready
 from edgeseg.runtime.engine.choice import Engines
 from edgeseg.runtime.evaluate import BundlePredictor, evaluate
@@ -143,10 +144,12 @@ def score(trial: Trial, precision: str) -> Verdict:
     dataset, split = trial.scored.dataset, trial.scored.split
     with trial.opened(precision) as engine, trial.progress() as advance:
         predictor = BundlePredictor(contract=trial.bundle.contract, backend=engine)
-        matrix = evaluate(predictor, dataset, split, advance=advance)
+        bad = BadPairs(len(dataset.pairs(split)))
+        matrix = evaluate(predictor, dataset, split, on_unreadable=bad.add, advance=advance)
     if matrix.miou is None:
         return not_run(f"no pixel of {split} is labelled")
-    said = f"{matrix.miou:.2f} % on {matrix.images} images of {dataset.name}, {split}"
+    passed_over = f" ({len(bad)} that cannot be read left out)" if len(bad) else ""
+    said = f"{matrix.miou:.2f} % on {matrix.images} images of {dataset.name}, {split}{passed_over}"
     stage = trial.bundle.manifest.stages.get(precision)  # type: ignore[call-overload]
     if stage is None or stage.miou is None or stage.split_sha256 != dataset.digest(split):
         return judge(True, f"{said}; the manifest has no figure for these images", **matrix.document())

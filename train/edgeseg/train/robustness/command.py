@@ -14,6 +14,7 @@ from edgeseg.runtime.commands.evaluate import open_network
 from edgeseg.runtime.commands.options import backend_option
 from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.dataset import load_dataset
+from edgeseg.runtime.dataset_bad_pairs import BadPairs
 from edgeseg.runtime.environment import environment
 from edgeseg.runtime.errors import TrainError
 from edgeseg.train.robustness.attack import EPSILON, KINDS, Attack
@@ -89,12 +90,22 @@ def robustness(
             study.resume(json_path)
 
         machine = environment()
+        bad = BadPairs(len(pairs), report=lambda line: console.print(line, markup=False, soft_wrap=True))
 
         def keep() -> None:
-            write_document(json_path, "robustness", **study.document(), environment=machine)
+            write_document(json_path, "robustness", **study.document(), **bad.document(), environment=machine)
 
         with progress(f"corrupting {split}", len(study.cells) * len(pairs)) as advance:
-            study.run(opened.predictor, loaded, pairs, attacks, seed=seed, keep=keep, advance=advance)
+            study.run(
+                opened.predictor,
+                loaded,
+                pairs,
+                attacks,
+                seed=seed,
+                on_unreadable=bad.add,
+                keep=keep,
+                advance=advance,
+            )
         keep()
     _print_study(study, f"{network} {opened.origin['precision']} on {len(pairs)} photos of {loaded.name}, {split}")
 

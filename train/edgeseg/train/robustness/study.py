@@ -16,7 +16,7 @@ from typing import Any
 from edgeseg.runtime.confusion import ConfusionMatrix
 from edgeseg.runtime.dataset import Dataset, Pair
 from edgeseg.runtime.errors import DatasetError, EdgesegError
-from edgeseg.runtime.evaluate import Alter, Predictor, predict_pairs
+from edgeseg.runtime.evaluate import Alter, OnUnreadable, Predictor, predict_pairs
 from edgeseg.runtime.frame import Image, Mask
 from edgeseg.train.robustness.attack import EPSILON, STEP, STEPS
 from edgeseg.train.robustness.corruptions import CORRUPTIONS, SEVERITIES, corrupt
@@ -108,20 +108,22 @@ class Study:
         attacks: Mapping[str, Alter],
         *,
         seed: int,
+        on_unreadable: OnUnreadable | None = None,
         keep: Callable[[], object] = lambda: None,
         advance: Callable[[int], object] = lambda n: None,
     ) -> None:
         """Score the cells that have no score yet, over `pairs`.
 
-        `keep` is called after each cell, `advance` with the number of photos done. Raises `DatasetError` if there is
-        nothing to score, or a pair cannot be used.
+        `on_unreadable` is as `predict_pairs` has it. `keep` is called after each cell, `advance` with the number of
+        photos done. Raises `DatasetError` if there is nothing to score, or a pair cannot be used.
         """
         for cell in self.cells:
             if cell in self.scores:
                 advance(len(pairs))
                 continue
             matrix = ConfusionMatrix(dataset.classes, dataset.ignore_index)
-            for prediction in predict_pairs(network, dataset, pairs, alter=_alter_of(cell, attacks, seed)):
+            alter = _alter_of(cell, attacks, seed)
+            for prediction in predict_pairs(network, dataset, pairs, alter=alter, on_unreadable=on_unreadable):
                 matrix.add(prediction.truth, prediction.mask)
                 advance(1)
             if matrix.miou is None or (cell == Cell() and matrix.miou == 0):
