@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -73,28 +74,67 @@ def test_epochs_and_seeds_differ(dataset: Dataset) -> None:
     assert not torch.equal(other[0][0], first)
 
 
-def test_labels_move_with_the_image(tmp_path: Path) -> None:
-    """White pixels are class 1 and black ones class 0, so after any augmentation brightness still tells the class."""
-    import cv2
-
+def _black_and_white(folder: Path, *masks: np.ndarray) -> Dataset:
+    """Pictures whose white pixels are class 1 and black ones class 0: brightness tells the class."""
     for kind in ("images", "masks"):
-        (tmp_path / kind).mkdir()
-    mask = (np.add.outer(np.arange(64) // 16, np.arange(96) // 16) % 2).astype(np.uint8)
-    cv2.imwrite(str(tmp_path / "images" / "a.png"), np.repeat(mask[..., None] * 255, 3, axis=2))
-    cv2.imwrite(str(tmp_path / "masks" / "a.png"), mask)
-    (tmp_path / "dataset.toml").write_text(
+        (folder / kind).mkdir()
+    for number, mask in enumerate(masks):
+        cv2.imwrite(str(folder / "images" / f"{number}.png"), np.repeat(mask[..., None] * 255, 3, axis=2))
+        cv2.imwrite(str(folder / "masks" / f"{number}.png"), mask)
+    (folder / "dataset.toml").write_text(
         'name="chess"\nignore_index=255\nclasses=["black","white"]\npalette=[[0,0,0],[255,255,255]]\n'
         '[splits.train]\nimages="images"\nmasks="masks"\n'
     )
-    samples = _samples(load_dataset(tmp_path))
+    return load_dataset(folder)
+
+
+def _agreement(image: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of the known pixels whose brightness tells their class."""
+    known, middle = labels != NETWORK_IGNORE, (image.max() + image.min()) / 2
+    return float(((image.mean(0) > middle) == (labels == 1))[known].float().mean())
+
+
+CHESS = (np.add.outer(np.arange(64) // 16, np.arange(96) // 16) % 2).astype(np.uint8)
+
+
+def test_labels_move_with_the_image(tmp_path: Path) -> None:
+    samples = _samples(_black_and_white(tmp_path, CHESS))
     agreement = []
     for epoch in range(20):
         samples.epoch = epoch
-        image, labels = samples[0]
-        known = labels != NETWORK_IGNORE
-        middle = (image.max() + image.min()) / 2
-        agreement.append(float(((image.mean(0) > middle) == (labels == 1))[known].float().mean()))
+        agreement.append(_agreement(*samples[0]))
     assert np.median(agreement) > 0.95
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_rare_things_of_another_picture_are_pasted_with_their_labels(tmp_path: Path, share: float) -> None:
+    """The first picture has nothing white, so all that is white in it was pasted."""
+    dataset = _black_and_white(tmp_path, np.zeros_like(CHESS), CHESS)
+    samples = _samples(dataset, CONFIG.model_copy(update={"paste": share}), rare=[1])
+    white, agreement = 0, []
+    for epoch in range(60):
+        samples.epoch = epoch
+        image, labels = samples[0]
+        if (labels == 1).any():
+            white += 1
+            agreement.append(_agreement(image, labels))
+    assert white == 0 if share == 0 else 0.25 < white / 60 / share < 0.75, "the other picture is drawn half of the time"
+    assert not agreement or np.median(agreement) > 0.95
+
+
+def test_nothing_is_pasted_where_no_class_is_rare(tmp_path: Path) -> None:
+    dataset = _black_and_white(tmp_path, np.zeros_like(CHESS), CHESS)
+    samples = _samples(dataset, CONFIG.model_copy(update={"paste": 1.0}))
+    for samples.epoch in range(20):
+        assert not (samples[0][1] == 1).any()
+
+
+def test_other_picture_that_cannot_be_read_is_not_pasted(tmp_path: Path) -> None:
+    dataset = _black_and_white(tmp_path, np.zeros_like(CHESS), CHESS)
+    (tmp_path / "images" / "1.png").write_bytes(b"\x89PNG")
+    samples = _samples(dataset, CONFIG.model_copy(update={"paste": 1.0}), rare=[1])
+    for samples.epoch in range(10):
+        assert not (samples[0][1] == 1).any()
 
 
 def test_synthetic_share_adds_frames_that_change_with_the_epoch(dataset: Dataset) -> None:

@@ -31,7 +31,7 @@ class TrainConfig(BaseModel):
     select: str | None = "val"
     """Split scored after every `score_every` epochs; None trains without one."""
     epochs: int = Field(default=30, ge=1, le=100_000)
-    batch: int = Field(default=8, ge=1, le=4096)
+    batch: int = Field(default=4, ge=1, le=4096)
     seed: int = Field(default=0, ge=0)
     height: Side = 384
     width: Side = 512
@@ -66,6 +66,9 @@ class TrainConfig(BaseModel):
     """Share of the crops that are degraded so that corrupted photos cost less."""
     rare: float = Field(default=0.5, ge=0, le=1)
     """Share of the crops that are placed over a pixel of a rare class."""
+    paste: float = Field(default=0.5, ge=0, le=1)
+    """Share of the crops onto which another crop's rare classes are pasted, where they lie in it: Ghiasi et al., Simple
+    Copy-Paste, CVPR 2021, and Olsson et al., ClassMix, WACV 2021."""
     auxiliary: float = Field(default=0.4, ge=0, le=10.0)
     """Weight of the auxiliary head's loss."""
     ema: float = Field(default=0.998, ge=0, lt=1)

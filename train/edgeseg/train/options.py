@@ -102,6 +102,7 @@ _RECIPE = (
     _number("robust", "Share of crops that are degraded, for robustness."),
     _number("balance", "How much more rare classes weigh."),
     _number("rare", "Share of crops over rare classes."),
+    _number("paste", "Share of crops that get rare things of another."),
     _number("lovasz", "Weight of the Lovász loss."),
     _number("auxiliary", "Weight of the auxiliary head's loss."),
     _run("teacher", "Learn from this network's chances too."),

@@ -138,21 +138,39 @@ class TrainingSamples(TorchDataset[Sample | UnreadablePairError]):
             )
         self._pairs, self._contract, self._config = pairs, contract, config
         self._augment = augmentation(config, contract.ignore_index, rare)
+        self._rare = rare
 
     def __len__(self) -> int:
         return count_samples(len(self._pairs.pairs), self._config)
 
     def __getitem__(self, key: Key) -> Sample | UnreadablePairError:
-        seed = int(np.random.SeedSequence([self._config.seed, *key]).generate_state(1)[0])
+        seed, other = _seeds(self._config.seed, *key)
         try:
-            image, mask = self._read(key, seed)
+            image, mask = self._crop(key, seed)
         except UnreadablePairError as error:
             return error
+        self._paste(key, other, image, mask)
+        labels = mask.astype(np.int64)
+        labels[labels == self._contract.ignore_index] = NETWORK_IGNORE
+        return Sample(image=to_network(image), labels=torch.from_numpy(labels), seed=seed)
+
+    def _crop(self, key: Key, seed: int) -> tuple[Image, Mask]:
+        image, mask = self._read(key, seed)
         self._augment.set_random_seed(seed)
         sample = self._augment(image=image, mask=mask)
-        labels = sample["mask"].astype(np.int64)
-        labels[labels == self._contract.ignore_index] = NETWORK_IGNORE
-        return Sample(image=to_network(sample["image"]), labels=torch.from_numpy(labels), seed=seed)
+        return sample["image"], sample["mask"]
+
+    def _paste(self, key: Key, seed: int, image: Image, mask: Mask) -> None:
+        """Now and then put the rare classes of another sample's crop onto this one, in place."""
+        random = np.random.default_rng(seed)
+        if not self._rare or random.random() >= self._config.paste:
+            return
+        try:
+            others, classes = self._crop(Key(key.epoch, int(random.integers(len(self)))), seed)
+        except UnreadablePairError:  # it is named when its own turn comes
+            return
+        pasted = np.isin(classes, self._rare)
+        image[pasted], mask[pasted] = others[pasted], classes[pasted]
 
     def _read(self, key: Key, seed: int) -> tuple[Image, Mask]:
         number = key.number - len(self._pairs.pairs)
@@ -234,6 +252,10 @@ def _begin_worker(number: int) -> None:
     # A Ctrl-C reaches every process of the terminal: the one that trains decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _seeds(*entropy: int) -> list[int]:
+    return [int(word) for word in np.random.SeedSequence(entropy).generate_state(2)]
 
 
 @lru_cache(maxsize=_STREETS_AN_EPOCH)
