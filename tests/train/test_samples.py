@@ -200,6 +200,30 @@ def test_rare_crops_hold_a_rare_class_where_there_is_one(tmp_path: Path) -> None
     assert seen[1.0] == 24 and seen[0.0] < 16
 
 
+def test_labels_stay_on_their_image_to_a_fraction_of_a_pixel(tmp_path: Path) -> None:
+    """Black beside white, and the labels with it: on average over scales and flips neither edge leads the other."""
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    mask = np.zeros((96, 128), np.uint8)
+    mask[40:, 50:] = 1
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), np.repeat(mask[..., None] * 255, 3, axis=2))
+    cv2.imwrite(str(tmp_path / "masks" / "a.png"), mask)
+    (tmp_path / "dataset.toml").write_text(
+        'name="edge"\nignore_index=255\nclasses=["black","white"]\npalette=[[0,0,0],[255,255,255]]\n'
+        '[splits.train]\nimages="images"\nmasks="masks"\n'
+    )
+    samples = _samples(load_dataset(tmp_path), TrainConfig(height=96, width=128, crop=0.75, colour=0.0, rare=0.0))
+    beside, edge = 0.0, 0
+    for epoch in range(60):
+        samples.epoch = epoch
+        image, labels = samples[0]
+        known = labels != NETWORK_IGNORE
+        light = (image.mean(dim=0) * 128 + 127) / 255
+        beside += float((light - labels)[known].sum())
+        edge += int(((labels[1:] == 1) & (labels[:-1] == 0)).sum() + (labels[:, 1:] != labels[:, :-1]).sum())
+    assert edge > 1000 and abs(beside / edge) < 0.1  # OpenCV's plain nearest puts labels half a pixel beside
+
+
 @given(samples=st.integers(1, 60), batch=st.integers(1, 16), processes=st.integers(1, 4), epoch=st.integers(0, 3))
 def test_processes_share_the_steps_that_one_would_take(samples: int, batch: int, processes: int, epoch: int) -> None:
     """Whatever their number: each step's samples are the same, none is left out or seen twice, none waits without."""

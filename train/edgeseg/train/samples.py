@@ -54,7 +54,11 @@ def augmentation(config: TrainConfig, ignore_index: int, rare: Sequence[int] = (
     return A.Compose(
         [
             A.RandomScale(
-                scale_limit=(config.scale_min - 1, config.scale_max - 1), interpolation=cv2.INTER_LINEAR, p=1.0
+                scale_limit=(config.scale_min - 1, config.scale_max - 1),
+                interpolation=cv2.INTER_LINEAR,
+                # OpenCV's plain one takes the pixel before the centre: labels half a pixel beside their image
+                mask_interpolation=cv2.INTER_NEAREST_EXACT,
+                p=1.0,
             ),
             A.PadIfNeeded(height, width, border_mode=cv2.BORDER_CONSTANT, fill=PAD_LEVEL, fill_mask=ignore_index),
             crop,
