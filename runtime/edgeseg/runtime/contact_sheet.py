@@ -38,8 +38,8 @@ class SheetRow:
         """Shrink what was seen to the sheet's size."""
         return cls(
             image_bgr=_shrink(image_bgr, cv2.INTER_AREA),
-            mask=_shrink(mask, cv2.INTER_NEAREST),
-            truth=None if truth is None else _shrink(truth, cv2.INTER_NEAREST),
+            mask=_shrink(mask, cv2.INTER_NEAREST_EXACT),
+            truth=None if truth is None else _shrink(truth, cv2.INTER_NEAREST_EXACT),
             caption=caption,
         )
 

@@ -42,7 +42,7 @@ class MosaicSink:
         # The frame size of a camera may change, so what was there before goes.
         self._image[cell], self._mask[cell] = 0, self._ignore_index
         self._image[cell][inner] = cv2.resize(result.frame.image_bgr, inner_hw[::-1], interpolation=shrinks)
-        self._mask[cell][inner] = cv2.resize(result.mask, inner_hw[::-1], interpolation=cv2.INTER_NEAREST)
+        self._mask[cell][inner] = cv2.resize(result.mask, inner_hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         frame = result.frame
         whole = Frame(image_bgr=self._image, id=frame.id, captured_ns=frame.captured_ns, name=frame.name)
         self._sink.write(replace(result, frame=whole, mask=self._mask))
