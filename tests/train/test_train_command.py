@@ -17,8 +17,9 @@ import torch
 from click.testing import CliRunner, Result
 
 from edgeseg.runtime.cli import main
+from edgeseg.train.borrowed import load_start
 from edgeseg.train.network import SegmentationNetwork
-from edgeseg.train.run import load_run, load_start, read_checkpoint
+from edgeseg.train.run import load_run, read_checkpoint
 
 TINY = ("--size", "96x64", "--batch", "4", "--score-every", "1", "--from-scratch")
 

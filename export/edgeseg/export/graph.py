@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from edgeseg.export.confidence import add_confidence
 from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.errors import ExportError
-from edgeseg.train.network import mask_of
+from edgeseg.train.network import mask_of, swap_colours
 
 OPSET = 20
 """The newest that TensorRT 10.3's parser takes."""
@@ -35,12 +35,8 @@ class DeployGraph(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = copy.deepcopy(network).eval()
-        convolutions = (module for module in self.network.modules() if isinstance(module, nn.Conv2d))
-        first = next((module for module in convolutions if module.in_channels == 3 and module.groups == 1), None)
-        if first is None:
+        if not swap_colours(self.network):
             raise ExportError("the network has no convolution over three channels", expected="an RGB network")
-        with torch.no_grad():
-            first.weight.copy_(first.weight.flip(1))
 
     def forward(self, frame: Tensor) -> Tensor:
         # TensorRT takes UINT8 only as an input followed at once by a Cast, and gives it only from floats.

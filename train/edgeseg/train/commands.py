@@ -18,6 +18,7 @@ from edgeseg.runtime.dataset import Dataset, load_dataset
 from edgeseg.runtime.environment import environment
 from edgeseg.runtime.errors import TrainError
 from edgeseg.runtime.files import write_json
+from edgeseg.train.borrowed import Start, load_start, load_teacher
 from edgeseg.train.config import TrainConfig
 from edgeseg.train.fitted import DecodedPairs, FittedPairs, open_pairs
 from edgeseg.train.loop import Host, Watcher, contract_of, steps_of, train_run
@@ -25,7 +26,7 @@ from edgeseg.train.options import recipe_options, run_options
 from edgeseg.train.predict import open_run_predictor
 from edgeseg.train.ranks import Ranks, choose_device, join_ranks
 from edgeseg.train.report import draw_curves, draw_predictions
-from edgeseg.train.run import CHECKPOINT_NAME, Checkpoint, LoadedRun, Start, load_run, load_start
+from edgeseg.train.run import CHECKPOINT_NAME, Checkpoint, LoadedRun
 from edgeseg.train.samples import count_samples
 
 
@@ -53,7 +54,7 @@ def train(
     Leaves in --out: checkpoint.pt (after every epoch, whole or not at all), metrics.json, curves.png and
     predictions.png. `edgeseg export` makes a bundle of it. Under torchrun, several processes train it together.
     """
-    teaching = load_run(teacher) if teacher else None
+    teaching = load_teacher(teacher) if teacher else None
     start = load_start(start_from) if start_from else None
     config = TrainConfig.of(
         teacher=teaching.weights if teaching else None, start=start.weights if start else None, **settings

@@ -23,6 +23,7 @@ from edgeseg.runtime.dataset import Dataset
 from edgeseg.runtime.dataset_bad_pairs import BadPairs
 from edgeseg.runtime.errors import TrainError
 from edgeseg.runtime.evaluate import evaluate
+from edgeseg.train.borrowed import Start, settle_batch_norms
 from edgeseg.train.config import TrainConfig
 from edgeseg.train.fitted import DecodedPairs, FittedPairs, read_some
 from edgeseg.train.losses import class_weights, distillation_loss, segmentation_loss
@@ -31,13 +32,15 @@ from edgeseg.train.offsets import find_offsets, shift_classes
 from edgeseg.train.optimise import learning_rate_at, make_average, make_optimiser
 from edgeseg.train.predict import Predictor
 from edgeseg.train.ranks import ALONE, Ranks, share_batch_norms
-from edgeseg.train.run import Checkpoint, LoadedRun, Start, read_checkpoint, write_checkpoint
+from edgeseg.train.run import Checkpoint, LoadedRun, read_checkpoint, write_checkpoint
 from edgeseg.train.samples import RARE_SHARE, Batch, Deal, TrainingSamples, count_samples, count_steps, load_batches
 from edgeseg.train.stem import STEPS as STEM_STEPS
 from edgeseg.train.stem import imitate_stem
 
 STEM_IMAGES = 128
 """Images that a dense stem learns from, kept in memory while it does."""
+SETTLING_IMAGES = 64
+"""Images that the batch norms of a bundle's network get their statistics from."""
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -120,6 +123,8 @@ def train_run(
     if has_stem_to_train(config, start) and not resume and ranks.leads:
         pictures = [image for image, _ in read_some(pairs, STEM_IMAGES)]
         stem_error = imitate_stem(network.backbone, pictures, seed=config.seed, on_step=lambda: _pause(watcher))
+    if start and not start.settled and not resume and ranks.leads:
+        settle_batch_norms(network, (image for image, _ in read_some(pairs, SETTLING_IMAGES)))
     if ranks.count > 1:
         share_batch_norms(network)
     network = network.to(host.device)

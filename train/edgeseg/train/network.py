@@ -282,3 +282,16 @@ def fold_batch_norms(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, ConvNorm):
             layer.fold()
+
+
+@torch.no_grad()
+def swap_colours(network: nn.Module) -> bool:
+    """Swap the channels of the first convolution's weights, in place: RGB for BGR, and back again.
+
+    Returns whether there was a convolution over three channels.
+    """
+    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    first = next((module for module in convolutions if module.in_channels == 3 and module.groups == 1), None)
+    if first is not None:
+        first.weight.copy_(first.weight.flip(1))
+    return first is not None

@@ -48,8 +48,8 @@ def _number(name: str, help: str) -> Callable[[_Command], _Command]:
     )
 
 
-def _run(name: str, help: str) -> Callable[[_Command], _Command]:
-    return click.option(f"--{name}", type=click.Path(file_okay=False, path_type=Path), metavar="RUN", help=help)
+def _network(name: str, help: str) -> Callable[[_Command], _Command]:
+    return click.option(f"--{name}", type=click.Path(path_type=Path), metavar="RUN|BUNDLE", help=help)
 
 
 _RECIPE = (
@@ -105,7 +105,7 @@ _RECIPE = (
     _number("paste", "Share of crops that get rare things of another."),
     _number("lovasz", "Weight of the Lovász loss."),
     _number("auxiliary", "Weight of the auxiliary head's loss."),
-    _run("teacher", "Learn from this network's chances too."),
+    _network("teacher", "Learn from this network's chances too."),
     _number("distillation", "How much of --teacher."),
     _number("teacher_scale", "How much larger --teacher sees each crop."),
     click.option(
@@ -118,13 +118,14 @@ _RECIPE = (
     _number("seed", "Of weights, order, augmentation."),
     _number("synthetic", "Street camera frames per image."),
     _number("score_every", "In epochs."),
+    _number("frozen", "Leading stages of the backbone, with the stem, that are not trained."),
     click.option(
         "--pretrained/--from-scratch",
         default=_DEFAULTS.pretrained,
         show_default=True,
         help="Begin with ImageNet weights.",
     ),
-    _run("start-from", "Begin with this run's weights, where they fit."),
+    _network("start-from", "Begin with its weights, where they fit; a shipped network's name will do."),
 )
 
 _RUN = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,10 @@ from edgeseg.runtime.environment import environment
 from edgeseg.runtime.errors import TrainError
 from edgeseg.runtime.files import whole_file
 from edgeseg.train.config import TrainConfig
-from edgeseg.train.network import EARLY_STAGES, SegmentationNetwork, fold_batch_norms
-from edgeseg.train.sizes import Scale
+from edgeseg.train.network import SegmentationNetwork, fold_batch_norms
 
 CHECKPOINT_NAME = "checkpoint.pt"
 CHECKPOINT_FORMAT = "edgeseg/checkpoint/1"
-_STAGE = re.compile(r"^(backbone\.stages\.)(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,7 +127,7 @@ class LoadedRun:
     """Averaged weights, eval mode, batch norms folded: (1, 3, H, W) normalised RGB → (1, classes, H, W) logits."""
     contract: Contract
     weights: str
-    """sha256 of the averaged weights: what a run records of its teacher, and of what it began with."""
+    """sha256 of the averaged weights, or of a bundle's graph: what a run records of its teacher."""
     metadata: dict[str, Any]
     """dataset, digests, seed, config, packages: what a bundle's provenance records."""
 
@@ -145,47 +142,11 @@ class LoadedRun:
         return self.network.requires_grad_(False)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Start:
-    """What a run lends to another that begins with it."""
-
-    state: dict[str, Tensor]
-    """Averaged weights as they were trained, batch norms apart."""
-    classes: tuple[str, ...]
-    scale: Scale
-    weights: str
-    """sha256 of `state`."""
-
-    def lend(self, network: SegmentationNetwork, classes: tuple[str, ...]) -> None:
-        """Give `network` these weights where it has the same layer in the same shape; its heads only for the same
-        `classes`.
-        """
-        known = network.state_dict()
-        heads = () if self.classes == classes else ("classifier.", "auxiliary.")
-        # A network behind a dense stem counts its stages from the first that it has.
-        moved = (EARLY_STAGES if self.scale.dense_stem else 0) - network.backbone.first
-        named = {_STAGE.sub(lambda m: f"{m[1]}{int(m[2]) + moved}", name): value for name, value in self.state.items()}
-        fitting = {
-            name: value
-            for name, value in named.items()
-            if name in known and value.shape == known[name].shape and not name.startswith(heads)
-        }
-        network.load_state_dict(fitting, strict=False)
-
-
-def load_start(path: Path) -> Start:
-    """Load the averaged weights of a run folder, of whatever architecture. Raises `TrainError` when it is not one."""
-    checkpoint = read_checkpoint(path)
-    state = _averaged(checkpoint)
-    classes, scale = checkpoint.contract.classes, checkpoint.config.scale
-    return Start(state=state, classes=tuple(classes), scale=scale, weights=_digest(state))
-
-
 def load_run(path: Path) -> LoadedRun:
     """Load the averaged network of a run folder. Raises `TrainError` when it is not one."""
     checkpoint = read_checkpoint(path)
     network = SegmentationNetwork(len(checkpoint.contract.classes), size=checkpoint.config.network)
-    state = _averaged(checkpoint)
+    state = averaged_weights(checkpoint)
     try:
         network.load_state_dict(state)
     except RuntimeError:
@@ -199,7 +160,7 @@ def load_run(path: Path) -> LoadedRun:
     return LoadedRun(
         network=network,
         contract=checkpoint.contract,
-        weights=_digest(state),
+        weights=digest_of(state),
         metadata={
             "dataset": checkpoint.dataset,
             "digests": checkpoint.digests,
@@ -210,12 +171,14 @@ def load_run(path: Path) -> LoadedRun:
     )
 
 
-def _averaged(checkpoint: Checkpoint) -> dict[str, Tensor]:
+def averaged_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The averaged weights as they were trained, batch norms apart."""
     prefix = "module."
     return {name[len(prefix) :]: value for name, value in checkpoint.averaged.items() if name.startswith(prefix)}
 
 
-def _digest(state: dict[str, Any]) -> str:
+def digest_of(state: dict[str, Any]) -> str:
+    """sha256 of names and values."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(name.encode() + tensor.contiguous().numpy().tobytes())

@@ -1,0 +1,202 @@
+"""What a run takes from another network, out of a run's folder or a bundle: weights to begin with, or a teacher."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from edgeseg.runtime.bundle import Bundle, open_bundle, shipped_models
+from edgeseg.runtime.errors import TrainError
+from edgeseg.runtime.frame import Image
+from edgeseg.runtime.manifest import MANIFEST
+from edgeseg.train.config import TrainConfig
+from edgeseg.train.network import EARLY_STAGES, ConvNorm, SegmentationNetwork, fold_batch_norms, swap_colours
+from edgeseg.train.run import LoadedRun, averaged_weights, digest_of, load_run, read_checkpoint
+from edgeseg.train.samples import to_network
+from edgeseg.train.sizes import SIZES, Scale
+
+_STAGE = re.compile(r"^(backbone\.stages\.)(\d+)")
+_AUXILIARY = "auxiliary."
+"""The head that only training has: no graph holds it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """What a network lends to a run that begins with it."""
+
+    state: dict[str, Tensor]
+    """Its weights, batch norms apart."""
+    classes: tuple[str, ...]
+    scale: Scale
+    weights: str
+    """sha256 of what it was read from, or of `state`."""
+    settled: bool = True
+    """Whether the batch norms hold statistics of what they see; else `settle_batch_norms` must be called."""
+
+    def lend(self, network: SegmentationNetwork, classes: tuple[str, ...]) -> None:
+        """Give `network` these weights where it has the same layer in the same shape; its heads only for the same
+        `classes`.
+        """
+        known = network.state_dict()
+        heads = () if self.classes == classes else ("classifier.", _AUXILIARY)
+        # A network behind a dense stem counts its stages from the first that it has.
+        moved = (EARLY_STAGES if self.scale.dense_stem else 0) - network.backbone.first
+        named = {_STAGE.sub(lambda m: f"{m[1]}{int(m[2]) + moved}", name): value for name, value in self.state.items()}
+        fitting = {
+            name: value
+            for name, value in named.items()
+            if name in known and value.shape == known[name].shape and not name.startswith(heads)
+        }
+        network.load_state_dict(fitting, strict=False)
+
+
+def load_start(path: Path) -> Start:
+    """Load the weights of a run's folder, of whatever architecture, or of a bundle, which may be a shipped network's
+    name. Raises `TrainError` or `BundleError` when it is neither, or its graph is no network of this version.
+    """
+    if _is_bundle(path):
+        with open_bundle(path) as bundle:
+            return _unfold(bundle)
+    checkpoint = read_checkpoint(path)
+    state = averaged_weights(checkpoint)
+    classes, scale = checkpoint.contract.classes, checkpoint.config.scale
+    return Start(state=state, classes=tuple(classes), scale=scale, weights=digest_of(state))
+
+
+def load_teacher(path: Path) -> LoadedRun:
+    """Load the network of a run's folder or of a bundle, to teach another one. Raises as `load_start` does."""
+    if not _is_bundle(path):
+        return load_run(path)
+    with open_bundle(path) as bundle:
+        return LoadedRun(
+            network=_read_network(bundle),
+            contract=bundle.contract,
+            weights=_graph_digest(bundle),
+            metadata=bundle.manifest.provenance.model_dump(mode="json"),
+        )
+
+
+@torch.no_grad()
+def settle_batch_norms(network: SegmentationNetwork, images: Iterable[Image]) -> None:
+    """Give every batch norm the statistics of what it sees in `images`, each (H, W, 3) uint8 BGR, in place.
+
+    Scale and shift are changed with them, so that in eval mode the network computes what it did before; only then does
+    a batch's own statistics, in training, mean the same.
+    """
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    seen: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {norm: [] for norm in norms}
+
+    def note(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        x = inputs[0].double()
+        seen[norm].append((x.mean(dim=(0, 2, 3)), x.square().mean(dim=(0, 2, 3))))
+
+    hooks = [norm.register_forward_pre_hook(note) for norm in norms]
+    was_training = network.training
+    network.eval()
+    try:
+        for image in images:
+            network(to_network(image)[None])
+    finally:
+        network.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    for norm in norms:
+        if not seen[norm]:
+            continue
+        mean, square = (torch.stack(values).mean(dim=0) for values in zip(*seen[norm], strict=True))
+        variance = (square - mean.square()).clamp(min=0)
+        assert norm.running_mean is not None and norm.running_var is not None
+        slope = norm.weight / (norm.running_var.double() + norm.eps).sqrt()
+        norm.bias.add_(slope * (mean - norm.running_mean))
+        norm.weight.copy_(slope * (variance + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+
+
+def _is_bundle(path: Path) -> bool:
+    if path.exists():
+        return path.is_file() or (path / MANIFEST).is_file()
+    return str(path) in shipped_models()
+
+
+def _unfold(bundle: Bundle) -> Start:
+    """A bundle's weights with a batch norm behind each convolution that computes nothing yet but its bias.
+
+    Behind a batch norm only a filter's direction counts, but its length says how far a step of the optimiser turns it:
+    folding changed the lengths, so each filter gets that of the one it began as.
+    """
+    folded = _read_network(bundle).state_dict()
+    network = SegmentationNetwork(len(bundle.contract.classes), size=_scale_of(bundle))
+    network.backbone.load_pretrained()
+    state = network.state_dict()
+    for name, layer in network.named_modules():
+        if not isinstance(layer, ConvNorm):
+            continue
+        norm_at, norm = next((at, part) for at, part in enumerate(layer) if isinstance(part, nn.BatchNorm2d))
+        conv, behind = f"{name}.{norm_at - 1}", f"{name}.{norm_at}"
+        filters, bias = folded.pop(f"{conv}.weight"), folded.pop(f"{conv}.bias")
+        lengths, began = (weight.flatten(1).norm(dim=1) for weight in (filters, state[f"{conv}.weight"]))
+        stretch = torch.where((lengths > 0) & (began > 0), began / lengths, torch.ones(()))
+        state |= {
+            f"{conv}.weight": filters * stretch[:, None, None, None],
+            f"{behind}.weight": 1 / stretch * (1 + norm.eps) ** 0.5,
+            f"{behind}.bias": bias,
+            f"{behind}.running_mean": torch.zeros_like(bias),
+            f"{behind}.running_var": torch.ones_like(bias),
+        }
+    state |= {name: value for name, value in folded.items() if not name.startswith(_AUXILIARY)}
+    return Start(
+        state={name: value for name, value in state.items() if not name.startswith(_AUXILIARY)},
+        classes=tuple(bundle.contract.classes),
+        scale=_scale_of(bundle),
+        weights=_graph_digest(bundle),
+        settled=False,
+    )
+
+
+def _read_network(bundle: Bundle) -> SegmentationNetwork:
+    """The network of a bundle's fp32 graph: eval mode, batch norms folded; its auxiliary head has learned nothing."""
+    network = SegmentationNetwork(len(bundle.contract.classes), size=_scale_of(bundle)).eval()
+    fold_batch_norms(network)
+    known = network.state_dict()
+    graph = onnx.load(bundle.model_path("fp32")).graph
+    tensors = {entry.name: entry for entry in graph.initializer if entry.name in known}
+    for name, expected in known.items():
+        if name.startswith(_AUXILIARY):
+            continue
+        found = tuple(tensors[name].dims) if name in tensors else None
+        if found != tuple(expected.shape):
+            raise TrainError(
+                f"the graph of bundle {bundle.name!r} has {name} of shape {found}" if found else
+                f"the graph of bundle {bundle.name!r} has no {name}",
+                expected=f"{SegmentationNetwork.__name__} of this version, {name} of shape {tuple(expected.shape)}",
+                fix="begin with a run's folder, or with a bundle that this version exported",
+            )  # fmt: skip
+    network.load_state_dict(
+        {name: torch.from_numpy(numpy_helper.to_array(entry).copy()) for name, entry in tensors.items()}, strict=False
+    )
+    swap_colours(network)  # a graph sees BGR
+    return network
+
+
+def _scale_of(bundle: Bundle) -> Scale:
+    network = (bundle.manifest.provenance.training or {}).get("network")
+    try:
+        return TrainConfig.of(network=network).scale
+    except TrainError:
+        raise TrainError(
+            f"bundle {bundle.name!r} says that its network is {network!r}",
+            expected=f"{', '.join(SIZES)} or a described size, in its provenance.training.network",
+            fix="begin with a run's folder, or with a bundle that this version exported",
+        ) from None
+
+
+def _graph_digest(bundle: Bundle) -> str:
+    return bundle.manifest.files[bundle.model_path("fp32").name].sha256
