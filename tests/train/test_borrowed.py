@@ -155,4 +155,12 @@ def test_bundle_of_another_network_is_refused_in_a_line(
 
 def test_a_folder_that_is_neither_run_nor_bundle_is_refused(street_dataset: Path, tmp_path: Path) -> None:
     result = _train(street_dataset, tmp_path / "run", "--start-from", str(tmp_path))
-    assert result.exit_code == 1 and "no checkpoint.pt" in result.output
+    assert result.exit_code == 1 and "has no manifest.json" in result.output and "street-nano" in result.output
+
+
+def test_what_a_bundle_lends_does_not_depend_on_what_was_drawn_before() -> None:
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        states.append(load_start(Path("street-nano")).state)
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

@@ -12,10 +12,10 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from edgeseg.runtime.bundle import Bundle, open_bundle, shipped_models
+from edgeseg.runtime.bundle import Bundle, open_bundle
 from edgeseg.runtime.errors import TrainError
+from edgeseg.runtime.evaluate import is_run
 from edgeseg.runtime.frame import Image
-from edgeseg.runtime.manifest import MANIFEST
 from edgeseg.train.config import TrainConfig
 from edgeseg.train.network import EARLY_STAGES, ConvNorm, SegmentationNetwork, fold_batch_norms, swap_colours
 from edgeseg.train.run import LoadedRun, averaged_weights, digest_of, load_run, read_checkpoint
@@ -61,7 +61,7 @@ def load_start(path: Path) -> Start:
     """Load the weights of a run's folder, of whatever architecture, or of a bundle, which may be a shipped network's
     name. Raises `TrainError` or `BundleError` when it is neither, or its graph is no network of this version.
     """
-    if _is_bundle(path):
+    if not is_run(path):
         with open_bundle(path) as bundle:
             return _unfold(bundle)
     checkpoint = read_checkpoint(path)
@@ -72,14 +72,21 @@ def load_start(path: Path) -> Start:
 
 def load_teacher(path: Path) -> LoadedRun:
     """Load the network of a run's folder or of a bundle, to teach another one. Raises as `load_start` does."""
-    if not _is_bundle(path):
+    if is_run(path):
         return load_run(path)
     with open_bundle(path) as bundle:
+        provenance = bundle.manifest.provenance
         return LoadedRun(
             network=_read_network(bundle),
             contract=bundle.contract,
             weights=_graph_digest(bundle),
-            metadata=bundle.manifest.provenance.model_dump(mode="json"),
+            metadata={
+                "dataset": provenance.dataset,
+                "digests": provenance.splits,
+                "seed": provenance.seed,
+                "config": provenance.training,
+                "packages": provenance.packages,
+            },
         )
 
 
@@ -87,7 +94,7 @@ def load_teacher(path: Path) -> LoadedRun:
 def settle_batch_norms(network: SegmentationNetwork, images: Iterable[Image]) -> None:
     """Give every batch norm the statistics of what it sees in `images`, each (H, W, 3) uint8 BGR, in place.
 
-    Scale and shift are changed with them, so that in eval mode the network computes what it did before; only then does
+    Scale and shift are changed with them, so that in eval mode the network computes what it did before; only then do
     a batch's own statistics, in training, mean the same.
     """
     norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
@@ -120,12 +127,6 @@ def settle_batch_norms(network: SegmentationNetwork, images: Iterable[Image]) ->
         norm.running_var.copy_(variance)
 
 
-def _is_bundle(path: Path) -> bool:
-    if path.exists():
-        return path.is_file() or (path / MANIFEST).is_file()
-    return str(path) in shipped_models()
-
-
 def _unfold(bundle: Bundle) -> Start:
     """A bundle's weights with a batch norm behind each convolution that computes nothing yet but its bias.
 
@@ -133,7 +134,9 @@ def _unfold(bundle: Bundle) -> Start:
     folding changed the lengths, so each filter gets that of the one it began as.
     """
     folded = _read_network(bundle).state_dict()
-    network = SegmentationNetwork(len(bundle.contract.classes), size=_scale_of(bundle))
+    with torch.random.fork_rng(devices=[]):  # lengths are the same whatever was drawn before
+        torch.manual_seed(0)
+        network = SegmentationNetwork(len(bundle.contract.classes), size=_scale_of(bundle))
     network.backbone.load_pretrained()
     state = network.state_dict()
     for name, layer in network.named_modules():
@@ -151,7 +154,7 @@ def _unfold(bundle: Bundle) -> Start:
             f"{behind}.running_mean": torch.zeros_like(bias),
             f"{behind}.running_var": torch.ones_like(bias),
         }
-    state |= {name: value for name, value in folded.items() if not name.startswith(_AUXILIARY)}
+    state |= folded
     return Start(
         state={name: value for name, value in state.items() if not name.startswith(_AUXILIARY)},
         classes=tuple(bundle.contract.classes),
@@ -187,7 +190,7 @@ def _read_network(bundle: Bundle) -> SegmentationNetwork:
 
 
 def _scale_of(bundle: Bundle) -> Scale:
-    network = (bundle.manifest.provenance.training or {}).get("network")
+    network = bundle.manifest.provenance.training.get("network")
     try:
         return TrainConfig.of(network=network).scale
     except TrainError:
