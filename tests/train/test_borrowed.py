@@ -53,13 +53,12 @@ def test_teacher_out_of_a_bundle_gives_the_bundles_masks(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_network_begun_with_a_bundle_computes_the_same_before_and_after_its_statistics_are_taken(name: str) -> None:
-    frames = [frame for frame, _ in _golden(name)]
-    x = torch.stack([to_network(frame) for frame in frames])
+    x = torch.stack([to_network(frame) for frame, _ in _golden(name)])
     network = _begun(name)
     with torch.no_grad():
         expected = load_teacher(Path(name)).network(x)
         assert torch.allclose(network(x), expected, atol=1e-3)
-        settle_batch_norms(network, frames)
+        settle_batch_norms(network, [x])
         assert torch.allclose(network(x), expected, atol=1e-3)
         # The pictures are the batch, so its own statistics are those that were taken.
         assert torch.allclose(network.train()(x), expected, atol=1e-2)
@@ -89,11 +88,10 @@ def test_settling_leaves_what_any_network_computes(seed: int, pictures: int) -> 
             nn.init.normal_(layer.weight)  # some turn their channel round
             nn.init.normal_(layer.bias)
     rng = np.random.default_rng(seed)
-    images = [rng.integers(0, 256, (64, 96, 3), dtype=np.uint8) for _ in range(pictures)]
-    x = torch.stack([to_network(image) for image in images])
+    x = torch.stack([to_network(rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)) for _ in range(pictures)])
     with torch.no_grad():
         before = network(x)
-        settle_batch_norms(network, images)
+        settle_batch_norms(network, torch.split(x, 2))
         assert torch.allclose(network(x), before, rtol=1e-3, atol=1e-3 * float(before.abs().max()))
     assert not network.training
 
@@ -123,6 +121,39 @@ def test_first_stages_can_be_left_free(street_dataset: Path, tmp_path: Path) -> 
         stems.append(load_start(out).state["backbone.stem.1.weight"])
     held = load_start(Path("street")).state["backbone.stem.1.weight"]
     assert torch.equal(stems[1], held) and not torch.allclose(stems[0], held, atol=1e-5)
+
+
+def _logits(network: nn.Module, frames: list[Image]) -> torch.Tensor:
+    with torch.inference_mode():
+        return torch.stack([network(to_network(frame)[None])[0] for frame in frames])
+
+
+def test_mean_of_networks_that_differ_in_their_last_layer_gives_the_mean_of_their_scores(
+    street_dataset: Path, tmp_path: Path
+) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    assert _train(street_dataset, run, "--network", "nano", "--start-from", "street-nano").exit_code == 0
+    checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
+    checkpoint["averaged"]["module.classifier.bias"] += torch.arange(44)
+    other.mkdir()
+    torch.save(checkpoint, other / "checkpoint.pt")
+    mean = load_start(run, other)
+    network = SegmentationNetwork(len(mean.classes), size=mean.scale)
+    mean.lend(network, mean.classes)
+    frames = [frame for frame, _ in _golden("street-nano")]
+    settle_batch_norms(network, [torch.stack([to_network(frame) for frame in frames])])
+    first, second, found = (
+        _logits(each, frames) for each in (load_run(run).network, load_run(other).network, network.eval())
+    )
+    assert float((second - first).max()) == pytest.approx(43, abs=1e-3)
+    assert torch.allclose(found, (first + second) / 2, atol=1e-2)
+    assert mean.weights == load_start(other, run).weights != load_start(run).weights
+
+
+def test_mean_of_networks_of_two_sizes_is_refused(street_dataset: Path, tmp_path: Path) -> None:
+    result = _train(street_dataset, tmp_path / "run", "--start-from", "street", "--start-from", "street-nano")
+    assert result.exit_code == 1 and "another size" in result.output, result.output
+    assert not (tmp_path / "run").exists()
 
 
 def _with_settings(tmp_path: Path, **training: str) -> Path:

@@ -100,9 +100,10 @@ def test_other_settings_are_refused_in_one_line_and_the_run_is_kept(
     assert (finished / "checkpoint.pt").read_bytes() == before
 
 
+@pytest.mark.parametrize("whole_group", [False, True])  # as a service manager stops it: its loader's processes too
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_says_how_to_resume_and_leaves_no_partial_file(
-    street_dataset: Path, tmp_path: Path, asked: signal.Signals
+    street_dataset: Path, tmp_path: Path, asked: signal.Signals, whole_group: bool
 ) -> None:
     out = tmp_path / "run"
     process = subprocess.Popen(
@@ -114,11 +115,12 @@ def test_a_stopped_run_says_how_to_resume_and_leaves_no_partial_file(
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        start_new_session=True,
     )
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("epoch"):
-            process.send_signal(asked)
+            (os.killpg if whole_group else os.kill)(process.pid, asked)
             break
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1, errors

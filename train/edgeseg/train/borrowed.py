@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -15,11 +17,9 @@ from torch import Tensor, nn
 from edgeseg.runtime.bundle import Bundle, open_bundle
 from edgeseg.runtime.errors import TrainError
 from edgeseg.runtime.evaluate import is_run
-from edgeseg.runtime.frame import Image
 from edgeseg.train.config import TrainConfig
 from edgeseg.train.network import EARLY_STAGES, ConvNorm, SegmentationNetwork, fold_batch_norms, swap_colours
 from edgeseg.train.run import LoadedRun, averaged_weights, digest_of, load_run, read_checkpoint
-from edgeseg.train.samples import to_network
 from edgeseg.train.sizes import SIZES, Scale
 
 _STAGE = re.compile(r"^(backbone\.stages\.)(\d+)")
@@ -57,17 +57,38 @@ class Start:
         network.load_state_dict(fitting, strict=False)
 
 
-def load_start(path: Path) -> Start:
+def load_start(*paths: Path) -> Start:
     """Load the weights of a run's folder, of whatever architecture, or of a bundle, which may be a shipped network's
-    name. Raises `TrainError` or `BundleError` when it is neither, or its graph is no network of this version.
+    name; of several, which must be of one architecture and know the same classes, the mean.
+
+    Networks that were trained on from the same weights, each in another way, lie near enough for their mean to be
+    better than they are: model soups, Wortsman et al., ICML 2022. It is taken of weights with their batch norms folded,
+    so it does not depend on how long each network's filters are. Raises `TrainError` or `BundleError` when a path is
+    neither run nor bundle, its graph is no network of this version, or networks differ in kind.
     """
-    if not is_run(path):
-        with open_bundle(path) as bundle:
-            return _unfold(bundle)
-    checkpoint = read_checkpoint(path)
-    state = averaged_weights(checkpoint)
-    classes, scale = checkpoint.contract.classes, checkpoint.config.scale
-    return Start(state=state, classes=tuple(classes), scale=scale, weights=digest_of(state))
+    if len(paths) == 1 and is_run(paths[0]):
+        checkpoint = read_checkpoint(paths[0])
+        state = averaged_weights(checkpoint)
+        classes, scale = checkpoint.contract.classes, checkpoint.config.scale
+        return Start(state=state, classes=tuple(classes), scale=scale, weights=digest_of(state))
+    found = [load_teacher(path) for path in paths]
+    kinds = [
+        (run.contract.classes, _scale_of(path.name, run.metadata["config"]))
+        for path, run in zip(paths, found, strict=True)
+    ]
+    (classes, scale), *others = kinds
+    for path, (other_classes, other_scale) in zip(paths[1:], others, strict=True):
+        if (other_classes, other_scale) != (classes, scale):
+            raise TrainError(
+                f"{path} is a network of another size than {paths[0]}, or knows other classes",
+                expected=f"{', '.join(classes)}; {scale.model_dump(exclude_defaults=True)}",
+                fix="begin with the mean of networks of one kind, or with one of them",
+            )
+    states = [run.network.state_dict() for run in found]
+    mean = {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
+    digests = [run.weights for run in found]
+    weights = digests[0] if len(digests) == 1 else sha256("\n".join(sorted(digests)).encode()).hexdigest()
+    return _unfold(mean, tuple(classes), scale, weights)
 
 
 def load_teacher(path: Path) -> LoadedRun:
@@ -91,25 +112,26 @@ def load_teacher(path: Path) -> LoadedRun:
 
 
 @torch.no_grad()
-def settle_batch_norms(network: SegmentationNetwork, images: Iterable[Image]) -> None:
-    """Give every batch norm the statistics of what it sees in `images`, each (H, W, 3) uint8 BGR, in place.
+def settle_batch_norms(network: SegmentationNetwork, batches: Iterable[Tensor]) -> None:
+    """Give every batch norm the statistics of what it sees in `batches`, each (n, 3, h, w) normalised RGB, in place.
 
-    Scale and shift are changed with them, so that in eval mode the network computes what it did before; only then do
-    a batch's own statistics, in training, mean the same.
+    Scale and shift are changed with them, so that in eval mode the network computes what it did before. In training a
+    batch's own statistics take their place: what the network computes then stays nearly the same if `batches` are like
+    those that it will be trained on, crops and all. Variances are within a batch, as a batch norm's own are.
     """
     norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     seen: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {norm: [] for norm in norms}
 
     def note(norm: nn.Module, inputs: tuple[Tensor]) -> None:
         x = inputs[0].double()
-        seen[norm].append((x.mean(dim=(0, 2, 3)), x.square().mean(dim=(0, 2, 3))))
+        seen[norm].append((x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), unbiased=False)))
 
     hooks = [norm.register_forward_pre_hook(note) for norm in norms]
     was_training = network.training
     network.eval()
     try:
-        for image in images:
-            network(to_network(image)[None])
+        for batch in batches:
+            network(batch)
     finally:
         network.train(was_training)
         for hook in hooks:
@@ -117,8 +139,7 @@ def settle_batch_norms(network: SegmentationNetwork, images: Iterable[Image]) ->
     for norm in norms:
         if not seen[norm]:
             continue
-        mean, square = (torch.stack(values).mean(dim=0) for values in zip(*seen[norm], strict=True))
-        variance = (square - mean.square()).clamp(min=0)
+        mean, variance = (torch.stack(values).mean(dim=0) for values in zip(*seen[norm], strict=True))
         assert norm.running_mean is not None and norm.running_var is not None
         slope = norm.weight / (norm.running_var.double() + norm.eps).sqrt()
         norm.bias.add_(slope * (mean - norm.running_mean))
@@ -127,16 +148,15 @@ def settle_batch_norms(network: SegmentationNetwork, images: Iterable[Image]) ->
         norm.running_var.copy_(variance)
 
 
-def _unfold(bundle: Bundle) -> Start:
-    """A bundle's weights with a batch norm behind each convolution that computes nothing yet but its bias.
+def _unfold(folded: dict[str, Tensor], classes: tuple[str, ...], scale: Scale, weights: str) -> Start:
+    """Folded weights with a batch norm behind each convolution that computes nothing yet but its bias.
 
     Behind a batch norm only a filter's direction counts, but its length says how far a step of the optimiser turns it:
     folding changed the lengths, so each filter gets that of the one it began as.
     """
-    folded = _read_network(bundle).state_dict()
     with torch.random.fork_rng(devices=[]):  # lengths are the same whatever was drawn before
         torch.manual_seed(0)
-        network = SegmentationNetwork(len(bundle.contract.classes), size=_scale_of(bundle))
+        network = SegmentationNetwork(len(classes), size=scale)
     network.backbone.load_pretrained()
     state = network.state_dict()
     for name, layer in network.named_modules():
@@ -157,16 +177,17 @@ def _unfold(bundle: Bundle) -> Start:
     state |= folded
     return Start(
         state={name: value for name, value in state.items() if not name.startswith(_AUXILIARY)},
-        classes=tuple(bundle.contract.classes),
-        scale=_scale_of(bundle),
-        weights=_graph_digest(bundle),
+        classes=classes,
+        scale=scale,
+        weights=weights,
         settled=False,
     )
 
 
 def _read_network(bundle: Bundle) -> SegmentationNetwork:
     """The network of a bundle's fp32 graph: eval mode, batch norms folded; its auxiliary head has learned nothing."""
-    network = SegmentationNetwork(len(bundle.contract.classes), size=_scale_of(bundle)).eval()
+    scale = _scale_of(bundle.name, bundle.manifest.provenance.training)
+    network = SegmentationNetwork(len(bundle.contract.classes), size=scale).eval()
     fold_batch_norms(network)
     known = network.state_dict()
     graph = onnx.load(bundle.model_path("fp32")).graph
@@ -189,13 +210,13 @@ def _read_network(bundle: Bundle) -> SegmentationNetwork:
     return network
 
 
-def _scale_of(bundle: Bundle) -> Scale:
-    network = bundle.manifest.provenance.training.get("network")
+def _scale_of(name: str, training: Mapping[str, Any]) -> Scale:
+    network = training.get("network")
     try:
         return TrainConfig.of(network=network).scale
     except TrainError:
         raise TrainError(
-            f"bundle {bundle.name!r} says that its network is {network!r}",
+            f"bundle {name!r} says that its network is {network!r}",
             expected=f"{', '.join(SIZES)} or a described size, in its provenance.training.network",
             fix="begin with a run's folder, or with a bundle that this version exported",
         ) from None

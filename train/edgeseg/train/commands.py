@@ -42,7 +42,7 @@ def train(
     resume: bool,
     json_path: Path | None,
     teacher: Path | None,
-    start_from: Path | None,
+    start_from: tuple[Path, ...],
     device: str,
     channels_last: bool,
     workers: int,
@@ -55,7 +55,7 @@ def train(
     predictions.png. `edgeseg export` makes a bundle of it. Under torchrun, several processes train it together.
     """
     teaching = load_teacher(teacher) if teacher else None
-    start = load_start(start_from) if start_from else None
+    start = load_start(*start_from) if start_from else None
     config = TrainConfig.of(
         teacher=teaching.weights if teaching else None, start=start.weights if start else None, **settings
     )
@@ -172,8 +172,9 @@ def _stoppable(out: Path) -> Iterator[Callable[[], bool]]:
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(came)
-    except (KeyboardInterrupt, TrainError) as error:
-        if isinstance(error, TrainError) and not came:
+    except (KeyboardInterrupt, TrainError, RuntimeError) as error:
+        # A signal to the whole group ends the data loader's processes too, of which PyTorch makes a RuntimeError.
+        if not isinstance(error, KeyboardInterrupt) and not came:
             raise
         if os.environ.get("RANK", "0") != "0":
             raise SystemExit(1) from None

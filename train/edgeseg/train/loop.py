@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,23 @@ from edgeseg.train.optimise import learning_rate_at, make_average, make_optimise
 from edgeseg.train.predict import Predictor
 from edgeseg.train.ranks import ALONE, Ranks, share_batch_norms
 from edgeseg.train.run import Checkpoint, LoadedRun, read_checkpoint, write_checkpoint
-from edgeseg.train.samples import RARE_SHARE, Batch, Deal, TrainingSamples, count_samples, count_steps, load_batches
+from edgeseg.train.samples import (
+    RARE_SHARE,
+    Batch,
+    Deal,
+    Sample,
+    TrainingSamples,
+    count_samples,
+    count_steps,
+    load_batches,
+)
 from edgeseg.train.stem import STEPS as STEM_STEPS
 from edgeseg.train.stem import imitate_stem
 
 STEM_IMAGES = 128
 """Images that a dense stem learns from, kept in memory while it does."""
-SETTLING_IMAGES = 64
-"""Images that the batch norms of a bundle's network get their statistics from."""
+SETTLING_BATCHES = 24
+"""Batches that the batch norms of a bundle's network get their statistics from."""
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -111,6 +121,10 @@ def train_run(
     if previous:
         previous.refuse_other(config, contract, pairs.digests)
 
+    pixels = pairs.labels[: len(contract.classes)].astype(np.float64)
+    rare = [int(index) for index in np.flatnonzero((pixels > 0) & (pixels < RARE_SHARE * pixels.sum()))]
+    samples = TrainingSamples(pairs, contract, config, rare=rare)
+
     torch.manual_seed(config.seed)
     network = SegmentationNetwork(len(contract.classes), size=config.network)
     if config.pretrained:
@@ -124,7 +138,7 @@ def train_run(
         pictures = [image for image, _ in read_some(pairs, STEM_IMAGES)]
         stem_error = imitate_stem(network.backbone, pictures, seed=config.seed, on_step=lambda: _pause(watcher))
     if start and not start.settled and not resume and ranks.leads:
-        settle_batch_norms(network, (image for image, _ in read_some(pairs, SETTLING_IMAGES)))
+        settle_batch_norms(network, _first_batches(samples, config))
     if ranks.count > 1:
         share_batch_norms(network)
     network = network.to(host.device)
@@ -136,10 +150,7 @@ def train_run(
     peaks = [group["lr"] for group in optimiser.param_groups]
     scaler = torch.amp.GradScaler(host.device.type, enabled=config.precision == "fp16")
 
-    pixels = pairs.labels[: len(contract.classes)].astype(np.float64)
     weights = class_weights(pixels, config.balance).to(host.device)
-    rare = [int(index) for index in np.flatnonzero((pixels > 0) & (pixels < RARE_SHARE * pixels.sum()))]
-    samples = TrainingSamples(pairs, contract, config, rare=rare)
     deal = Deal(len(samples), config, ranks)
     loader = load_batches(samples, deal, workers=host.workers, pin=host.device.type == "cuda")
     scored = len(dataset.pairs(config.select)) if config.select else 0
@@ -247,6 +258,15 @@ def has_stem_to_train(config: TrainConfig, start: Start | None = None) -> bool:
     """Whether the network's stem has no weights of its own to begin with, while the rest has."""
     stem = config.scale.dense_stem
     return config.pretrained and stem is not None and not (start and start.scale.dense_stem == stem)
+
+
+def _first_batches(samples: TrainingSamples, config: TrainConfig) -> Iterator[Tensor]:
+    """Images of the first epoch's first batches, made in this process."""
+    deal = Deal(len(samples), config)
+    for keys in islice(deal, SETTLING_BATCHES):
+        found = [samples[key] for key in keys]
+        if images := [sample.image for sample in found if isinstance(sample, Sample)]:
+            yield torch.stack(images)
 
 
 def _network_of(averaged: AveragedModel) -> SegmentationNetwork:

@@ -48,8 +48,9 @@ def _number(name: str, help: str) -> Callable[[_Command], _Command]:
     )
 
 
-def _network(name: str, help: str) -> Callable[[_Command], _Command]:
-    return click.option(f"--{name}", type=click.Path(path_type=Path), metavar="RUN|BUNDLE", help=help)
+def _network(name: str, help: str, *, multiple: bool = False) -> Callable[[_Command], _Command]:
+    kind = click.Path(path_type=Path)
+    return click.option(f"--{name}", type=kind, metavar="RUN|BUNDLE", multiple=multiple, help=help)
 
 
 _RECIPE = (
@@ -125,7 +126,11 @@ _RECIPE = (
         show_default=True,
         help="Begin with ImageNet weights.",
     ),
-    _network("start-from", "Begin with its weights, where they fit; a shipped network's name will do."),
+    _network(
+        "start-from",
+        "Begin with its weights, where they fit; a shipped network's name will do. Several: their mean.",
+        multiple=True,
+    ),
 )
 
 _RUN = (
