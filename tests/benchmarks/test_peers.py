@@ -129,6 +129,18 @@ def test_naive_loop_gets_the_network_without_its_ends(tiny_bundle: Path, tmp_pat
     assert np.array_equal(scores.argmax(1), mask)
 
 
+def test_naive_loops_scores_lie_as_the_mask_does(tmp_path: Path) -> None:
+    with open_bundle("street-nano") as bundle:
+        strip_graph(bundle.model_path("fp32"), tmp_path / "stripped.onnx")
+        _, frame, _ = next(iter(bundle.golden_frames()))
+        mask = onnxruntime.InferenceSession(str(bundle.model_path("fp32"))).run(["mask"], {"frame": frame[None]})[0][0]
+    stripped = onnxruntime.InferenceSession(str(tmp_path / "stripped.onnx"))
+    pixels = ((frame[None].astype(np.float32) - 127) / 128).transpose(0, 3, 1, 2)
+    cells = stripped.run(None, {stripped.get_inputs()[0].name: pixels})[0][0].argmax(0)
+    assert cells.shape == (mask.shape[0] // 2, mask.shape[1] // 2)
+    assert np.mean(cells.repeat(2, 0).repeat(2, 1) == mask) > 0.97  # outlines are smoothed in the mask
+
+
 def test_folder_without_environments_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="holds no environment ultralytics"):
         export_ultralytics(tmp_path, tmp_path / "out.onnx", size_hw=(64, 96), classes=11)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from edgeseg.export.confidence import CELL, add_confidence
+from edgeseg.export.confidence import CELL
+from edgeseg.export.early import decide_early
 from edgeseg.export.graph import export_graph, seal_graph
 from edgeseg.export.quantise.cpu import place_for_cpu
 from edgeseg.export.quantise.device import place_for_tensorrt
-from edgeseg.export.quantise.early import decide_early
 from edgeseg.export.quantise.estimate import estimate_ranges
 from edgeseg.export.quantise.observe import Ranges, observe
 from edgeseg.export.quantise.wiring import Wiring
@@ -104,43 +106,54 @@ def test_the_classifier_stays_float_on_the_cpu(sure: ModelProto, ranges: Ranges)
     assert weights["classifier.weight"] == TensorProto.FLOAT
 
 
-def test_deciding_early_gives_the_same_mask_and_moves_one_number_a_pixel(sure: ModelProto) -> None:
-    early = ModelProto.FromString(sure.SerializeToString())
-    wiring = Wiring(early)
-    decide_early(wiring)
-    early = onnx.load_from_string(seal_graph(wiring.finish()))
-    for before, after in zip(run(sure), run(early), strict=True):
-        assert np.array_equal(before, after)
-    inferred = onnx.shape_inference.infer_shapes(early, data_prop=True)
-    shapes = {value.name: value.type.tensor_type.shape.dim for value in inferred.graph.value_info}
-    (shuffle,) = (node for node in early.graph.node if node.op_type == "DepthToSpace")
-    assert [dim.dim_value for dim in shapes[shuffle.input[0]]] == [1, 4, 16, 24]
-
-
-def test_what_others_read_is_not_decided_early() -> None:
-    constants = {"w": np.ones((8, 3, 1, 1), np.float32)}
+def shuffled(*others: NodeProto, outputs: Sequence[str] = ()) -> ModelProto:
+    """Scores of two classes in four sub-pixels, laid out and then decided."""
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"], name="c"),
         helper.make_node("DepthToSpace", ["c"], ["d"], name="d", blocksize=2, mode="CRD"),
         helper.make_node("ArgMax", ["d"], ["a"], name="a", axis=1, keepdims=1),
         helper.make_node("Cast", ["a"], ["mask"], name="m", to=TensorProto.FLOAT),
-        helper.make_node("Relu", ["d"], ["scores"], name="s"),
+        *others,
     ]
-    outputs = [("mask", [1, 1, 8, 8]), ("scores", [1, 2, 8, 8])]
+    shapes = {"mask": [1, 1, 8, 12]} | {name: [1, 2, 8, 12] for name in outputs}
     graph = helper.make_graph(
         nodes,
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 4, 4])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs],
-        [numpy_helper.from_array(values, name) for name, values in constants.items()],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 4, 6])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()],
+        [numpy_helper.from_array(np.random.default_rng(0).normal(size=(8, 3, 1, 1)).astype(np.float32), "w")],
     )
-    wiring = Wiring(helper.make_model(graph))
+    return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
+
+
+def test_deciding_early_gives_the_same_mask_and_moves_one_number_a_pixel() -> None:
+    early = shuffled()
+    wiring = Wiring(early)
+    decide_early(wiring)
+    early = onnx.load_from_string(seal_graph(wiring.finish()))
+    x = np.random.default_rng(1).normal(size=(1, 3, 4, 6)).astype(np.float32)
+    before, after = (
+        onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0] for model in (shuffled(), early)
+    )
+    assert np.array_equal(before, after) and before.any() and not before.all()
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in early.graph.value_info}
+    (shuffle,) = (node for node in early.graph.node if node.op_type == "DepthToSpace")
+    assert [dim.dim_value for dim in shapes[shuffle.input[0]]] == [1, 4, 4, 6]
+
+
+def test_exported_graphs_decide_early(sure: ModelProto) -> None:
+    order = [node.op_type for node in sure.graph.node]
+    assert order.index("ArgMax") < order.index("DepthToSpace")
+
+
+def test_what_others_read_is_not_decided_early() -> None:
+    wiring = Wiring(shuffled(helper.make_node("Relu", ["d"], ["scores"], name="s"), outputs=["scores"]))
     before = [node.op_type for node in wiring.nodes]
     decide_early(wiring)
     assert [node.op_type for node in wiring.nodes] == before
 
 
 def test_cells_finer_than_the_scores_are_refused(network: SegmentationNetwork, tiny_contract: Contract) -> None:
-    plain = onnx.load_from_string(export_graph(network, tiny_contract))
+    fine = tiny_contract.model_copy(update={"confidence_cell": 2})
     with pytest.raises(ExportError, match=r"scores of 16x24 for an input of 64x96.*each 2x2 pixels.*--no-confidence"):
-        add_confidence(plain, 2)
+        export_graph(network, fine)

@@ -150,6 +150,22 @@ def test_mean_of_networks_that_differ_in_their_last_layer_gives_the_mean_of_thei
     assert mean.weights == load_start(other, run).weights != load_start(run).weights
 
 
+def test_no_epoch_makes_a_run_of_the_weights_as_they_are(street_dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "as it is"
+    result = _train(street_dataset, out, "--network", "nano", "--start-from", "street-nano", "--epochs", "0")
+    assert result.exit_code == 0, result.output
+    frames = [frame for frame, _ in _golden("street-nano")]
+    found, expected = (_logits(run.network, frames) for run in (load_run(out), load_teacher(Path("street-nano"))))
+    assert torch.allclose(found, expected, atol=1e-2)
+    assert json.loads((out / "metrics.json").read_text())["history"] == []
+
+
+def test_no_epoch_and_nothing_to_begin_with_is_refused(street_dataset: Path, tmp_path: Path) -> None:
+    result = _train(street_dataset, tmp_path / "run", "--epochs", "0")
+    assert result.exit_code == 1 and "add --start-from" in result.output, result.output
+    assert not (tmp_path / "run").exists()
+
+
 def test_mean_of_networks_of_two_sizes_is_refused(street_dataset: Path, tmp_path: Path) -> None:
     result = _train(street_dataset, tmp_path / "run", "--start-from", "street", "--start-from", "street-nano")
     assert result.exit_code == 1 and "another size" in result.output, result.output

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from torch import nn
 
 from edgeseg.runtime.errors import TrainError
-from edgeseg.train.network import ConvNorm, Lite, SegmentationNetwork, fold_batch_norms, mask_of
+from edgeseg.train.network import ConvNorm, Lite, SegmentationNetwork, enlarge_mask, fold_batch_norms, mask_of
 from edgeseg.train.sizes import SIZES, Scale, Size, read_scale, scale_by
 
 
@@ -37,9 +41,37 @@ def test_logits_come_at_stride_2_and_the_auxiliary_ones_at_16_in_every_size(size
 def test_mask_is_the_argmax_of_the_cell_that_holds_the_pixel() -> None:
     logits = torch.zeros(1, 3, 2, 3)
     logits[0, 2, 0, 1] = logits[0, 1, 1, 2] = 1.0
-    expected = torch.tensor([[0, 2, 0], [0, 0, 1]]).repeat_interleave(2, 0).repeat_interleave(2, 1)
-    assert torch.equal(mask_of(logits, (4, 6))[0], expected.float())
-    assert torch.equal(mask_of(logits, (2, 3))[0], expected[::2, ::2].float())
+    expected = torch.tensor([[0, 2, 0], [0, 0, 1]])
+    assert torch.equal(mask_of(logits, (2, 3))[0], expected.float())
+    assert torch.equal(mask_of(logits, (8, 12))[0], expected.repeat_interleave(4, 0).repeat_interleave(4, 1).float())
+
+
+@given(cells=arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 3)))
+def test_quarter_of_a_cell_takes_the_class_that_both_its_neighbours_have(cells: npt.NDArray[np.uint8]) -> None:
+    found = enlarge_mask(torch.from_numpy(cells)[None, None].float())[0, 0].numpy()
+    assert found.shape == (2 * cells.shape[0], 2 * cells.shape[1])
+    around = np.pad(cells, 1, mode="edge")  # beyond the border lies what is at it
+    for (row, column), value in np.ndenumerate(found):
+        y, x = row // 2 + 1, column // 2 + 1
+        beside = {around[y + (1 if row % 2 else -1), x], around[y, x + (1 if column % 2 else -1)]}
+        assert value == (beside.pop() if len(beside) == 1 else around[y, x])
+
+
+def test_outlines_come_nearer_to_the_truth_than_cells_are() -> None:
+    """Of ellipses, sampled once a cell, a quarter fewer pixels at least are misnamed than by the nearest cell."""
+    rng = np.random.default_rng(0)
+    plain = smooth = 0
+    for _ in range(50):
+        centre, axes, angle = rng.uniform(24, 40, (2, 1, 1)), rng.uniform(5, 22, (2, 1, 1)), rng.uniform(0, np.pi)
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        truth, cells = (
+            (np.square(np.tensordot(turn, at - centre, 1) / axes).sum(axis=0) < 1)
+            for at in (np.mgrid[:64, :64] + 0.5, np.mgrid[:32, :32] * 2 + 1.0)
+        )
+        plain += int((cells.repeat(2, 0).repeat(2, 1) != truth).sum())
+        enlarged = enlarge_mask(torch.from_numpy(cells.astype(np.float32))[None, None])
+        smooth += int((enlarged[0, 0].numpy().astype(bool) != truth).sum())
+    assert smooth < 0.75 * plain
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ same input size and the same number of threads for inference; Ultralytics' netwo
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -115,15 +116,30 @@ def export_ultralytics(folder: Path, out: Path, *, size_hw: tuple[int, int], cla
 
 
 def strip_graph(model: Path, out: Path) -> None:
-    """Write the network alone, from normalised pixels to scores: the bundle's graph without its two ends."""
+    """Write the network alone, from normalised pixels to scores: the bundle's graph without its two ends.
+
+    A graph that decides before its sub-pixels are laid out, as edgeseg's do, gets its scores laid out at the end.
+    """
     import onnx
+    from onnx import helper
     from onnx.utils import Extractor
 
-    whole = onnx.load(model)
-    first = next(node for node in whole.graph.node if node.op_type == "Conv")
-    last = next(node for node in whole.graph.node if node.op_type == "ArgMax")
-    inferred = onnx.shape_inference.infer_shapes(whole)
-    onnx.save(Extractor(inferred).extract_model([first.input[0]], [last.input[0]]), out)
+    whole = onnx.shape_inference.infer_shapes(onnx.load(model), data_prop=True)
+    nodes = whole.graph.node
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in whole.graph.value_info
+    }
+    first = next(node for node in nodes if node.op_type == "Conv")
+    scores = next(node for node in nodes if node.op_type == "ArgMax").input[0]
+    stacked = next((node for node in nodes if node.op_type == "Reshape" and scores in node.output), None)
+    if stacked is not None:
+        classes, (_, channels, rows, columns) = shapes[scores][1], shapes[stacked.input[0]]
+        block, scores = math.isqrt(channels // classes), "scores"
+        laid = helper.make_node("DepthToSpace", [stacked.input[0]], [scores], name=scores, blocksize=block, mode="CRD")
+        nodes.insert(list(nodes).index(stacked) + 1, laid)
+        shape = [1, classes, rows * block, columns * block]
+        whole.graph.value_info.append(helper.make_tensor_value_info(scores, onnx.TensorProto.FLOAT, shape))
+    onnx.save(Extractor(whole).extract_model([first.input[0]], [scores]), out)
 
 
 def _add_bundle(

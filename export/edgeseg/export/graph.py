@@ -15,6 +15,8 @@ from onnx import GraphProto, ModelProto
 from torch import Tensor, nn
 
 from edgeseg.export.confidence import add_confidence
+from edgeseg.export.early import decide_early
+from edgeseg.export.quantise.wiring import Wiring
 from edgeseg.runtime.contract import Contract
 from edgeseg.runtime.errors import ExportError
 from edgeseg.train.network import mask_of, swap_colours
@@ -77,7 +79,9 @@ def export_graph(network: nn.Module, contract: Contract) -> bytes:
     model = program.model_proto
     if contract.confidence_cell is not None:
         add_confidence(model, contract.confidence_cell)
-    return finish_graph(model)
+    wiring = Wiring(model)
+    decide_early(wiring)
+    return finish_graph(wiring.finish())
 
 
 def finish_graph(model: ModelProto) -> bytes:

@@ -59,6 +59,10 @@ def train(
     config = TrainConfig.of(
         teacher=teaching.weights if teaching else None, start=start.weights if start else None, **settings
     )
+    if not config.epochs and not start:
+        raise TrainError(
+            "no epochs, and nothing to begin with", expected="weights to make a run of", fix="add --start-from"
+        )
     if (out / CHECKPOINT_NAME).exists() and not resume:
         raise TrainError(f"{out} holds a run", expected="a new folder", fix="add --resume, or choose another --out")
     loaded = load_dataset(dataset)
@@ -189,7 +193,7 @@ def _stoppable(out: Path) -> Iterator[Callable[[], bool]]:
 
 
 def _metrics(checkpoint: Checkpoint, host: Host, ranks: Ranks, seconds: float) -> dict[str, Any]:
-    last = checkpoint.history[-1]
+    last = checkpoint.history[-1] if checkpoint.history else {}
     device = torch.cuda.get_device_name(host.device) if host.device.type == "cuda" else "cpu"
     return {
         **{key: last[key] for key in ("miou", "per_class_iou", "pixel_accuracy") if key in last},

@@ -30,7 +30,8 @@ class TrainConfig(BaseModel):
     """Splits to learn from, taken together."""
     select: str | None = "val"
     """Split scored after every `score_every` epochs; None trains without one."""
-    epochs: int = Field(default=30, ge=1, le=100_000)
+    epochs: int = Field(default=30, ge=0, le=100_000)
+    """0 makes a run of the weights that it begins with, as they are."""
     batch: int = Field(default=4, ge=1, le=4096)
     seed: int = Field(default=0, ge=0)
     height: Side = 384

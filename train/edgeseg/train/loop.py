@@ -165,6 +165,23 @@ def train_run(
         history = list(previous.history)
         checkpoint = previous
 
+    def whole() -> Checkpoint:
+        return Checkpoint(
+            config=config,
+            contract=contract,
+            dataset=dataset.name,
+            digests=pairs.digests,
+            network=network.state_dict(),
+            averaged=averaged.state_dict(),
+            optimiser=optimiser.state_dict(),
+            scaler=scaler.state_dict(),
+            history=history,
+        )
+
+    if not config.epochs:
+        checkpoint = whole()
+        if ranks.leads:
+            write_checkpoint(out, checkpoint)
     for epoch in range(len(history), config.epochs):
         started = time.monotonic()
         # The losses' own draws are seeded by the epoch, so that a resumed run repeats what an unbroken one does.
@@ -231,17 +248,7 @@ def train_run(
         row["waited_seconds"] = round(sum(waits), 2)
         row["seconds"] = round(time.monotonic() - started, 1)
         history.append(ranks.share(row))
-        checkpoint = Checkpoint(
-            config=config,
-            contract=contract,
-            dataset=dataset.name,
-            digests=pairs.digests,
-            network=network.state_dict(),
-            averaged=averaged.state_dict(),
-            optimiser=optimiser.state_dict(),
-            scaler=scaler.state_dict(),
-            history=history,
-        )
+        checkpoint = whole()
         if ranks.leads:
             write_checkpoint(out, checkpoint)
             watcher.on_epoch(row)

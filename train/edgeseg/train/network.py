@@ -268,13 +268,31 @@ class SegmentationNetwork(nn.Module):
 def mask_of(logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Class indices (N, H, W) float32 from (N, classes, h, w) logits, at `size_hw`.
 
-    The argmax is taken at the logits' own stride and its outcome enlarged to the nearest cell: at stride 2 that costs
-    a quarter.
+    The argmax is taken at the logits' own stride and its outcome enlarged: at stride 2 that costs a quarter. Twice as
+    large, slanting outlines are smoothed (`enlarge_mask`); otherwise each pixel gets the nearest cell.
     """
     mask = logits.argmax(dim=1, keepdim=True).to(torch.float32)
-    if mask.shape[2:] != size_hw:
+    height, width = mask.shape[2:]
+    if size_hw == (2 * height, 2 * width):
+        mask = enlarge_mask(mask)
+    elif size_hw != (height, width):
         mask = F.interpolate(mask, size=size_hw, mode="nearest")
     return mask.squeeze(1)
+
+
+def enlarge_mask(mask: Tensor) -> Tensor:
+    """(N, 1, h, w) class indices → (N, 1, 2h, 2w): a quarter of a cell whose two neighbours agree takes their class.
+
+    So a slanting outline gets steps of half the size, nearly as if scores were interpolated before the argmax, at the
+    price of a few comparisons of masks. Scale2x (Mazzoleni, 2001) without its two other conditions.
+    """
+    above = torch.cat([mask[:, :, :1], mask[:, :, :-1]], dim=2)
+    below = torch.cat([mask[:, :, 1:], mask[:, :, -1:]], dim=2)
+    left = torch.cat([mask[..., :1], mask[..., :-1]], dim=3)
+    right = torch.cat([mask[..., 1:], mask[..., -1:]], dim=3)
+    corners = ((above, left), (above, right), (below, left), (below, right))
+    quarters = [torch.where(one == other, one, mask) for one, other in corners]
+    return F.pixel_shuffle(torch.cat(quarters, dim=1), 2)
 
 
 def fold_batch_norms(module: nn.Module) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Collection
 import numpy as np
 from onnx import ModelProto, NodeProto, helper
 
-from edgeseg.export.quantise.early import decide_early
 from edgeseg.export.quantise.observe import Range, Ranges
 from edgeseg.export.quantise.weights import WeightRule, quantise_weights
 from edgeseg.export.quantise.wiring import Wiring
@@ -38,13 +37,12 @@ def place_for_cpu(
     for conv in chosen:
         dense = _attribute(conv, "group", 1) == 1
         _quantise_weights(wiring, conv, pairs[sources[conv.name]][0], weights if dense else "8-bit")
-    decide_early(wiring)
     return wiring.finish()
 
 
 def _is_fused(wiring: Wiring, conv: NodeProto) -> bool:
     value = wiring.activated(conv)
-    while _decisive_readers(wiring, value) in ({"Resize"}, {"DepthToSpace"}):
+    while _decisive_readers(wiring, value) in ({"Resize"}, {"DepthToSpace"}, {"Reshape"}):
         value = wiring.readers[value][0].output[0]
     return _decisive_readers(wiring, value) != {"ArgMax"}
 

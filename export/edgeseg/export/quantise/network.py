@@ -21,7 +21,8 @@ from edgeseg.runtime.errors import ExportError
 
 
 class GraphNetwork(nn.Module):
-    """The fp32 `model` in PyTorch: (N, H, W, 3) uint8 BGR → logits (N, classes, H, W), N and the size at will.
+    """The fp32 `model` in PyTorch: (N, H, W, 3) uint8 BGR → logits (N, classes, …) as its ArgMax reads them, N and
+    the size at will.
 
     With `ranges` (every input of a convolution, a sum or a Concat), activations and weights are rounded as
     `place_for_tensorrt` would, gradients pass straight through, and how far each activation's integers reach is learned
@@ -187,6 +188,12 @@ def _shuffle(inputs: _Inputs, attributes: _Attributes) -> Tensor:
     return F.pixel_shuffle(inputs[0], attributes["blocksize"])
 
 
+def _reshape(inputs: _Inputs, attributes: _Attributes) -> Tensor:
+    x, shape = inputs
+    reshaped: Tensor = x.reshape([x.shape[at] if size == 0 else size for at, size in enumerate(shape.tolist())])
+    return reshaped
+
+
 _OPERATORS: Mapping[str, Callable[[_Inputs, _Attributes], Tensor]] = {
     "Cast": lambda inputs, attributes: inputs[0].to(torch.float32),
     "Transpose": lambda inputs, attributes: inputs[0].permute(attributes["perm"]),
@@ -199,4 +206,5 @@ _OPERATORS: Mapping[str, Callable[[_Inputs, _Attributes], Tensor]] = {
     "Concat": lambda inputs, attributes: torch.cat(list(inputs), attributes["axis"]),
     "Resize": _resize,
     "DepthToSpace": _shuffle,
+    "Reshape": _reshape,
 }

@@ -92,6 +92,7 @@ def observe(model: ModelProto, frames: Iterable[Image]) -> dict[str, Histogram]:
 def _quantisable(model: ModelProto) -> list[str]:
     """Return the learned values of `model`'s graph that a quantiser may stand behind, in the graph's order."""
     wiring = Wiring(model)
-    decided = {name for node in wiring.nodes if node.op_type == "ArgMax" for name in node.input}
-    values = (wiring.activated(node) for node in wiring.nodes if node.op_type in _COMPUTING)
+    decision = next((at for at, node in enumerate(wiring.nodes) if node.op_type == "ArgMax"), len(wiring.nodes))
+    decided = set(wiring.nodes[decision].input) if decision < len(wiring.nodes) else set()
+    values = (wiring.activated(node) for node in wiring.nodes[:decision] if node.op_type in _COMPUTING)
     return [value for value in dict.fromkeys(values) if value not in decided and not wiring.is_frame(value)]
