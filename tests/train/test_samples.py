@@ -161,7 +161,7 @@ def test_network_input_is_rgb_in_minus_one_to_one() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"epochs": 0}, "epochs is 0"),
+        ({"epochs": -1}, "epochs is -1"),
         ({"height": 100}, "height is 100.*multiple of 32"),
         ({"synthetic": 2.0}, "synthetic is 2.0"),
         ({"splits": ()}, "splits is "),
