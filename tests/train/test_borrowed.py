@@ -166,6 +166,12 @@ def test_no_epoch_and_nothing_to_begin_with_is_refused(street_dataset: Path, tmp
     assert not (tmp_path / "run").exists()
 
 
+def test_no_epoch_and_weights_that_do_not_fit_are_refused(street_dataset: Path, tmp_path: Path) -> None:
+    result = _train(street_dataset, tmp_path / "run", "--epochs", "0", "--network", "nano", "--start-from", "street")
+    assert result.exit_code == 1 and "of another size" in result.output, result.output
+    assert not (tmp_path / "run").exists()
+
+
 def test_mean_of_networks_of_two_sizes_is_refused(street_dataset: Path, tmp_path: Path) -> None:
     result = _train(street_dataset, tmp_path / "run", "--start-from", "street", "--start-from", "street-nano")
     assert result.exit_code == 1 and "another size" in result.output, result.output

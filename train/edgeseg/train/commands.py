@@ -66,6 +66,12 @@ def train(
     if (out / CHECKPOINT_NAME).exists() and not resume:
         raise TrainError(f"{out} holds a run", expected="a new folder", fix="add --resume, or choose another --out")
     loaded = load_dataset(dataset)
+    if start and not config.epochs and (start.scale, start.classes) != (config.scale, tuple(loaded.classes)):
+        raise TrainError(
+            "no epochs, and what it begins with is of another size or knows other classes",
+            expected=f"--network as it was trained, and {', '.join(start.classes)}",
+            fix="choose that --network and such a dataset, or train for some epochs",
+        )
     host = Host(device=choose_device(device), channels_last=channels_last, workers=workers)
     started = time.monotonic()
     with _stoppable(out) as asked, join_ranks(host.device) as ranks:
