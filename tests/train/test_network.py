@@ -97,6 +97,26 @@ def test_every_size_takes_its_pretrained_weights_and_the_larger_one_has_more(siz
     assert counts == sorted(counts) and counts[-1] <= 4_000_000
 
 
+@pytest.mark.parametrize("dense_stem", [None, (16, 48)])
+@torch.no_grad()
+def test_fused_stage_is_dense_and_the_others_take_their_pretrained_weights(dense_stem: tuple[int, int] | None) -> None:
+    built = Lite(lite=0, dense_stem=dense_stem, fused=[3])
+    before = {name: value.clone() for name, value in built.state_dict().items()}
+    built.load_pretrained()
+    names = {name for name, value in built.named_parameters() if torch.equal(value, before[name])}
+    at = f"stages.{2 - built.first}."
+    kept = (at, "stem.") if dense_stem else (at,)
+    assert names == {name for name, _ in built.named_parameters() if name.startswith(kept)}
+    assert all(m.groups == 1 for m in built.stages[2 - built.first].modules() if isinstance(m, nn.Conv2d))
+    plain = Lite(lite=0, dense_stem=dense_stem)
+    x = torch.zeros(1, 3, 64, 96)
+    assert [f.shape for f in built.eval()(x)] == [f.shape for f in plain.eval()(x)]
+    built.freeze(6)
+    frozen = {name for name, value in built.named_parameters() if not value.requires_grad}
+    expected = () if dense_stem else ("stem.", "stages.0.", "stages.1.")
+    assert frozen == {name for name, _ in built.named_parameters() if expected and name.startswith(expected)}
+
+
 def test_sizes_are_steps_of_one_rule_and_the_next_step_is_larger_still() -> None:
     assert list(SIZES.values()) == [scale_by(step) for step in (1, 2, 3)]
     counts = [sum(p.numel() for p in SegmentationNetwork(5, size=scale_by(n)).parameters()) for n in range(1, 5)]
@@ -115,6 +135,14 @@ def test_size_described_in_a_file_is_the_one_of_the_same_name(tmp_path: Path) ->
     ("text", "message"),
     [
         ("[network]\nlite = 0\nwidth = 63\nfine = 32\n", r"width: .*multiple of 8"),
+        (
+            "[network]\nlite = 0\nstages = 5\nwidth = 32\nfine = 32\nfused = [6]\n",
+            r"fused: .*no stage 6, expected 1 … 5",
+        ),
+        (
+            "[network]\nlite = 0\nwidth = 32\nfine = 32\ndense_stem = [16, 48]\nfused = [2]\n",
+            r"fused: .*no stage 2, expected 3 … 6",
+        ),
         ("[network]\nlite = 1\nwidth = 64\nfine = 32\n", "lite: "),
         ("[network]\nlite = 0\nwidth = 64\nfine = 32\ndepth = 3\n", "depth: "),
         ("[net]\nlite = 0\n", "lite: Field required"),

