@@ -22,6 +22,7 @@ from edgeseg.train.borrowed import Start, load_start, load_teacher
 from edgeseg.train.config import TrainConfig
 from edgeseg.train.fitted import DecodedPairs, FittedPairs, open_pairs
 from edgeseg.train.loop import Host, Watcher, contract_of, steps_of, train_run
+from edgeseg.train.memory import keep_freed_memory
 from edgeseg.train.options import recipe_options, run_options
 from edgeseg.train.predict import open_run_predictor
 from edgeseg.train.ranks import Ranks, choose_device, join_ranks
@@ -72,6 +73,7 @@ def train(
             expected=f"--network as it was trained, and {', '.join(start.classes)}",
             fix="choose that --network and such a dataset, or train for some epochs",
         )
+    keep_freed_memory()
     host = Host(device=choose_device(device), channels_last=channels_last, workers=workers)
     started = time.monotonic()
     with _stoppable(out) as asked, join_ranks(host.device) as ranks:
