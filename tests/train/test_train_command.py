@@ -17,7 +17,10 @@ import torch
 from click.testing import CliRunner, Result
 
 from edgeseg.runtime.cli import main
+from edgeseg.runtime.dataset import Dataset
+from edgeseg.runtime.errors import TrainError
 from edgeseg.train.borrowed import load_start
+from edgeseg.train.config import TrainConfig
 from edgeseg.train.network import SegmentationNetwork
 from edgeseg.train.run import load_run, read_checkpoint
 
@@ -52,6 +55,21 @@ def test_run_folder_holds_checkpoint_metrics_and_pictures(finished: Path) -> Non
     for name in ("curves.png", "predictions.png"):
         picture = cv2.imread(str(finished / name))
         assert picture is not None and picture.std() > 5
+
+
+@pytest.mark.parametrize(("batch", "flags", "epochs"), [(4, (), 267), (1, (), 80), (4, ("--epochs", "30"), 30)])
+def test_few_images_get_more_epochs_unless_told(
+    street_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, flags: tuple[str], epochs: int
+) -> None:
+    """Ten pictures are three steps of four: 800 steps take 267 epochs."""
+
+    def tell(dataset: Dataset, config: TrainConfig, *ignored: Any, **also: Any) -> None:
+        raise TrainError(f"told {config.epochs} epochs")
+
+    monkeypatch.setattr("edgeseg.train.commands.train_run", tell)
+    words = ["train", str(street_dataset), "--out", str(tmp_path / "run"), *TINY, "--batch", str(batch), *flags]
+    result = CliRunner().invoke(main, words)
+    assert f"told {epochs} epochs" in str(result.output) + str(result.exception)
 
 
 def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(

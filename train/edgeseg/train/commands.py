@@ -28,7 +28,7 @@ from edgeseg.train.predict import open_run_predictor
 from edgeseg.train.ranks import Ranks, choose_device, join_ranks
 from edgeseg.train.report import draw_curves, draw_predictions
 from edgeseg.train.run import CHECKPOINT_NAME, Checkpoint, LoadedRun
-from edgeseg.train.samples import count_samples
+from edgeseg.train.samples import count_samples, enough_epochs
 
 
 @click.command(epilog="Example: edgeseg train camvid --out runs/street --epochs 30")
@@ -44,6 +44,7 @@ def train(
     json_path: Path | None,
     teacher: Path | None,
     start_from: tuple[Path, ...],
+    epochs: int | None,
     device: str,
     channels_last: bool,
     workers: int,
@@ -57,6 +58,8 @@ def train(
     """
     teaching = load_teacher(teacher) if teacher else None
     start = load_start(*start_from) if start_from else None
+    if epochs is not None:
+        settings["epochs"] = epochs
     config = TrainConfig.of(
         teacher=teaching.weights if teaching else None, start=start.weights if start else None, **settings
     )
@@ -67,6 +70,9 @@ def train(
     if (out / CHECKPOINT_NAME).exists() and not resume:
         raise TrainError(f"{out} holds a run", expected="a new folder", fix="add --resume, or choose another --out")
     loaded = load_dataset(dataset)
+    if epochs is None:
+        pairs_count = sum(len(loaded.pairs(split)) for split in config.splits)
+        config = config.model_copy(update={"epochs": enough_epochs(pairs_count, config)})
     if start and not config.epochs and (start.scale, start.classes) != (config.scale, tuple(loaded.classes)):
         raise TrainError(
             "no epochs, and what it begins with is of another size or knows other classes",

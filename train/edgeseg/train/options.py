@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from edgeseg.train.config import Precision, TrainConfig
+from edgeseg.train.samples import ENOUGH_STEPS
 from edgeseg.train.sizes import SIZES, Scale, Size, read_scale
 
 _DEFAULTS = TrainConfig()
@@ -64,7 +65,12 @@ _RECIPE = (
         show_default=True,
         help="Split to score on; `none` for none.",
     ),
-    _number("epochs", "Passes over the data."),
+    click.option(
+        "--epochs",
+        type=int,
+        show_default=f"{_DEFAULTS.epochs}, more where that is less than {ENOUGH_STEPS} steps",
+        help="Passes over the data.",
+    ),
     _number("batch", "Images a step, of all processes together."),
     click.option(
         "--network",

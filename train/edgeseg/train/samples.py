@@ -38,6 +38,8 @@ _STREETS_AN_EPOCH = 8  # building one costs as much as twenty of its frames
 
 RARE_SHARE = 0.02
 """A class with less than this share of the labelled pixels is rare."""
+ENOUGH_STEPS = 800
+"""Steps that a run takes at least, unless it is told its epochs: few images need more passes."""
 
 
 def augmentation(config: TrainConfig, ignore_index: int, rare: Sequence[int] = ()) -> A.Compose:
@@ -195,6 +197,12 @@ def count_samples(pairs: int, config: TrainConfig) -> int:
 def count_steps(samples: int, config: TrainConfig) -> int:
     """Steps of an epoch."""
     return -(-samples // config.batch)
+
+
+def enough_epochs(pairs: int, config: TrainConfig) -> int:
+    """`config.epochs`, or as many more as make `ENOUGH_STEPS` of so few pairs."""
+    steps = count_steps(count_samples(pairs, config), config)
+    return max(config.epochs, -(-ENOUGH_STEPS // max(1, steps)))
 
 
 class Deal(Sampler[list[Key]]):
