@@ -16,7 +16,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from torch import nn
 
 from edgeseg.runtime.errors import TrainError
-from edgeseg.train.network import ConvNorm, Lite, SegmentationNetwork, enlarge_mask, fold_batch_norms, mask_of
+from edgeseg.train.backbone import ConvNorm, Lite
+from edgeseg.train.network import SegmentationNetwork, enlarge_mask, fold_batch_norms, mask_of
 from edgeseg.train.sizes import SIZES, Scale, Size, read_scale, scale_by
 
 

@@ -8,7 +8,7 @@ import torch
 
 from edgeseg.runtime.street import StreetCamera
 from edgeseg.train import stem
-from edgeseg.train.network import EARLY_STAGES, Lite
+from edgeseg.train.backbone import EARLY_STAGES, Lite
 from edgeseg.train.samples import to_network
 
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from edgeseg.runtime.bundle import Bundle, open_bundle
 from edgeseg.runtime.errors import TrainError
 from edgeseg.runtime.evaluate import is_run
+from edgeseg.train.backbone import EARLY_STAGES, ConvNorm
 from edgeseg.train.config import TrainConfig
-from edgeseg.train.network import EARLY_STAGES, ConvNorm, SegmentationNetwork, fold_batch_norms, swap_colours
+from edgeseg.train.network import SegmentationNetwork, fold_batch_norms, swap_colours
 from edgeseg.train.run import LoadedRun, averaged_weights, digest_of, load_run, read_checkpoint
 from edgeseg.train.sizes import SIZES, Scale
 

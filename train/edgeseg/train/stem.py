@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from edgeseg.runtime.frame import Image
-from edgeseg.train.network import EARLY_STAGES, Lite
+from edgeseg.train.backbone import EARLY_STAGES, Lite
 from edgeseg.train.samples import to_network
 
 STEPS = 2000
