@@ -18,8 +18,8 @@ from edgeseg.export.quantise.calibration import choose_pictures
 from edgeseg.export.quantise.gate import Limits, measure_loss
 from edgeseg.export.quantise.lower import Quantisation
 from edgeseg.export.quantise.observe import observe
-from edgeseg.export.quantise.score import Scorer
-from edgeseg.export.quantise.search import Placement, Search
+from edgeseg.export.quantise.score import Score, Scorer
+from edgeseg.export.quantise.search import Placement, Search, Source
 from edgeseg.runtime.bundle import Bundle, open_bundle
 from edgeseg.runtime.confusion import ConfusionMatrix
 from edgeseg.runtime.contract import Contract
@@ -172,6 +172,44 @@ def test_every_estimator_and_rule_is_a_row(search: Search) -> None:
     ]
     assert all(row.images == 3 and np.isfinite(row.drop) and 0 <= row.agreement <= 1 for row in rows)
     assert all(("time" in row.document()) == (row.arithmetic != "as written") for row in rows)
+
+
+class Pretended:
+    """Scores 8-bit, 7-bit and paired weights in this order, as some processor's kernels would."""
+
+    def __init__(self, *scores: tuple[int, float]) -> None:
+        """Each of right pixels in a hundred of each class, and of the share that agrees with fp32."""
+        self.fp32 = matrix([[90, 10], [10, 90]])
+        self._scores = [
+            Score(matrix=matrix([[n, 100 - n], [100 - n, n]]), agreement=agreement) for n, agreement in scores
+        ]
+
+    def __len__(self) -> int:
+        return 1
+
+    def score(self, graph: bytes, arithmetic: str, *, images: int | None = None) -> Score:
+        return self._scores.pop(0) if arithmetic == "kernels" else Score(matrix=self.fp32, agreement=1.0)
+
+    def measure_time(self, graph: bytes, arithmetic: str) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen"),
+    [
+        (((90, 0.999), (90, 0.98), (90, 0.99)), "paired"),  # VNNI: full weights are the finest, and saturate elsewhere
+        (((80, 0.9), (90, 0.98), (90, 0.99)), "paired"),  # no VNNI: they saturate here
+        (((90, 0.999), (90, 0.99), (80, 0.98)), "7-bit"),
+        (((90, 0.999), (80, 0.98), (80, 0.99)), "8-bit"),  # nothing else is as good
+    ],
+)
+def test_weights_that_saturate_on_other_processors_must_be_better(
+    search: Search, scores: tuple[tuple[int, float], ...], chosen: str
+) -> None:
+    model, ranges = search.sources["mse"].model, search.sources["mse"].ranges
+    other = Search(model, {}, Pretended(*scores), limits=ANYTHING, max_raised=0)  # type: ignore[arg-type]
+    other.sources = {"mse": Source(model=model, ranges=ranges)}
+    assert other.choose_weights("mse").weights == chosen
 
 
 # Calibration.

@@ -15,7 +15,7 @@ from edgeseg.export.quantise.estimate import ESTIMATORS, estimate_ranges
 from edgeseg.export.quantise.gate import Limits, Loss, measure_loss
 from edgeseg.export.quantise.observe import Histogram, Ranges
 from edgeseg.export.quantise.score import Arithmetic, Scorer
-from edgeseg.export.quantise.weights import WeightRule
+from edgeseg.export.quantise.weights import NEVER_SATURATING, WeightRule
 from edgeseg.runtime.manifest import Precision
 
 RANKING_IMAGES = 8
@@ -110,11 +110,13 @@ class Search:
     def choose_weights(self, estimator: str) -> Placement:
         """Try every rule for the size of the CPU graph's weights, with the kernels that run here; return the best.
 
-        What the kernels cost is measured too: each rule as written, and full weights by kernels that never saturate.
+        The bundle will run on other processors, and full weights saturate on those without VNNI: they must be better
+        here by more than noise. What the kernels cost is measured too: each rule as written, and full weights by
+        kernels that never saturate.
         """
         rules: tuple[WeightRule, ...] = get_args(WeightRule)
         placements = [Placement(precision="int8-cpu", estimator=estimator, weights=rule) for rule in rules]
-        best = self._best(placements)
+        best = self._best(placements, preferred=lambda placement: placement.weights in NEVER_SATURATING)
         for placement in placements:
             self._try(placement, "as written")
         self._try(placements[0], "exact kernels")
@@ -136,12 +138,16 @@ class Search:
         placement.reasons.update([left[0]])
         return True
 
-    def _best(self, placements: list[Placement]) -> Placement:
-        """Return the one with the highest mIoU; where several come as near to it as noise does, the most faithful."""
-        rows = [self._row(placement) for placement in placements]
-        enough = max(row.miou for row in rows) - NOISE
-        best = max((row for row in rows if row.miou >= enough), key=lambda row: row.agreement)
-        return placements[rows.index(best)]
+    def _best(
+        self, placements: list[Placement], preferred: Callable[[Placement], bool] = lambda placement: True
+    ) -> Placement:
+        """Return the one with the highest mIoU; where several come as near to it as noise does, a `preferred` one, and
+        of these the most faithful.
+        """
+        rows = [(placement, self._row(placement)) for placement in placements]
+        enough = max(row.miou for _, row in rows) - NOISE
+        near = [(preferred(placement), row.agreement, placement) for placement, row in rows if row.miou >= enough]
+        return max(near, key=lambda candidate: candidate[:2])[2]
 
     def _row(self, placement: Placement) -> Row:
         """Return the last row of the settings of `placement`, after trying it if there is none."""

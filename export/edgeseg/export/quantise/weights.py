@@ -12,6 +12,8 @@ Int8 = npt.NDArray[np.int8]
 
 WeightRule = Literal["8-bit", "7-bit", "paired"]
 """How large integers may be: up to 127, up to 63, or up to 127 while neighbours that are added in 16 bits fit them."""
+NEVER_SATURATING: frozenset[WeightRule] = frozenset({"7-bit", "paired"})
+"""The rules that give the same on every processor; `8-bit` saturates on an x86 without VNNI."""
 
 SMALLEST_HALF = 2.0**-14
 """The smallest number that FP16 holds with all its bits."""
