@@ -19,7 +19,7 @@ from edgeseg.export.quantise.gate import Limits, measure_loss
 from edgeseg.export.quantise.lower import Quantisation
 from edgeseg.export.quantise.observe import observe
 from edgeseg.export.quantise.score import Score, Scorer
-from edgeseg.export.quantise.search import Placement, Search, Source
+from edgeseg.export.quantise.search import Placement, Search
 from edgeseg.runtime.bundle import Bundle, open_bundle
 from edgeseg.runtime.confusion import ConfusionMatrix
 from edgeseg.runtime.contract import Contract
@@ -206,9 +206,9 @@ class Pretended:
 def test_weights_that_saturate_on_other_processors_must_be_better(
     search: Search, scores: tuple[tuple[int, float], ...], chosen: str
 ) -> None:
-    model, ranges = search.sources["mse"].model, search.sources["mse"].ranges
-    other = Search(model, {}, Pretended(*scores), limits=ANYTHING, max_raised=0)  # type: ignore[arg-type]
-    other.sources = {"mse": Source(model=model, ranges=ranges)}
+    source = search.sources["mse"]
+    other = Search(source.model, {}, Pretended(*scores), limits=ANYTHING, max_raised=0)  # type: ignore[arg-type]
+    other.sources = {"mse": source}
     assert other.choose_weights("mse").weights == chosen
 
 
